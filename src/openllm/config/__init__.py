@@ -1,0 +1,1 @@
+"""Settings, each written once: a pydantic field gives its flag, its checks and its help text."""
