@@ -1,21 +1,21 @@
 """Everything that can go wrong, by meaning. Mapping to a protocol happens at the protocol's edge.
 
-    OpenLLMError
-     +- InvalidRequestError (ValueError)     the caller's request cannot be honoured as written
-     |   +- ContextLengthError               prompt longer than the model's context
-     |   +- UnsupportedError                 a field this engine or model cannot honour
-     +- ModelNotFoundError (LookupError)     no such model is served or known
-     +- ConfigurationError (ValueError)      a setting is wrong; nothing was started
-     |   +- ModelFileError                   a model file is missing, truncated or not what it says
-     |   +- AddressInUseError                the address to listen on is taken
-     +- OverloadedError                      the queue is full; try again later
-     +- DeadlineError                        a time limit of the server ran out
-     +- EngineError                          the engine failed
-         +- EngineNotInstalledError          its package is missing; says what to install
-         +- EngineStartError                 the model could not be loaded
-         |   +- OutOfMemoryError             it needs more memory than is free
-         +- EngineCrashedError               the runner process died during the request
-         +- EngineUnavailableError           the model is loading, restarting or has failed
+OpenLLMError
+ +- InvalidRequestError (ValueError)     the caller's request cannot be honoured as written
+ |   +- ContextLengthError               prompt longer than the model's context
+ |   +- UnsupportedError                 a field this engine or model cannot honour
+ +- ModelNotFoundError (LookupError)     no such model is served or known
+ +- ConfigurationError (ValueError)      a setting is wrong; nothing was started
+ |   +- ModelFileError                   a model file is missing, truncated or not what it says
+ |   +- AddressInUseError                the address to listen on is taken
+ +- OverloadedError                      the queue is full; try again later
+ +- DeadlineError                        a time limit of the server ran out
+ +- EngineError                          the engine failed
+     +- EngineNotInstalledError          its package is missing; says what to install
+     +- EngineStartError                 the model could not be loaded
+     |   +- OutOfMemoryError             it needs more memory than is free
+     +- EngineCrashedError               the runner process died during the request
+     +- EngineUnavailableError           the model is loading, restarting or has failed
 """
 
 from __future__ import annotations

@@ -1,0 +1,55 @@
+"""The command line: a table of commands, each loaded when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+_COMMANDS = {
+    "start": ("openllm.cli.start", "Serve models behind an OpenAI-compatible API."),
+    "query": ("openllm.cli.query", "Ask a running server one question."),
+    "chat": ("openllm.cli.chat", "Chat with a running server in the terminal."),
+    "bench": ("openllm.cli.bench", "Measure any OpenAI-compatible server."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{cmd_name} is not a command")
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        from openllm._version import __version__
+
+        click.echo(f"openllm {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_version,
+    help="Print the version and exit.",
+)
+def main() -> None:
+    """Serve open language models behind an OpenAI-compatible API.
+
+    `openllm start` serves the bundled model at http://127.0.0.1:5000; `openllm chat` talks to it.
+    """

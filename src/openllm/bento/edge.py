@@ -1,0 +1,94 @@
+"""Makes the BentoML service that carries our app. Knows nothing of what the routes do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from openllm.config.server import ServerSettings
+from openllm.errors import OpenLLMError
+from openllm.fleet import Fleet
+from openllm.server.app import build_app
+from openllm.server.guard import Guard
+
+if TYPE_CHECKING:
+    import bentoml
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+logger = logging.getLogger("openllm.bento")
+
+# BentoML's tracing makes a span of every streamed chunk, its metrics and access log wrap every
+# message, and its time limit counts the loading of a model: each is off or out of the way.
+LEAN: dict[str, Any] = {
+    "name": "openllm",
+    "workers": 1,
+    "traffic": {"timeout": 86_400},
+    "tracing": {"excluded_urls": ".*"},
+    "metrics": {"enabled": False},
+    "logging": {"access": {"enabled": False}},
+}
+
+OnStarted = Callable[[dict[str, OpenLLMError]], None]
+
+
+class OwnRoutes:
+    """Sends what our app serves straight to it, everything else to BentoML's own routes."""
+
+    def __init__(self, app: ASGIApp, own: ASGIApp, segments: frozenset[str]) -> None:
+        self._bento = app
+        self._own = own
+        self._segments = segments
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and _first_segment(scope["path"]) in self._segments:
+            await self._own(scope, receive, send)
+        else:
+            await self._bento(scope, receive, send)
+
+
+def create_service(
+    fleet: Fleet, settings: ServerSettings, on_started: OnStarted | None = None
+) -> bentoml.Service[Any]:
+    """Return the service that serves `fleet`; its start loads the models in the background.
+
+    Args:
+        on_started: Called once with what failed by model, empty when every model is ready.
+    """
+    os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
+    import bentoml
+
+    class OpenLLM:
+        @bentoml.on_startup
+        async def start_fleet(self) -> None:
+            self._starting = asyncio.create_task(_start(fleet, on_started))
+
+        @bentoml.on_shutdown
+        async def close_fleet(self) -> None:
+            self._starting.cancel()
+            await fleet.close()
+
+        async def __is_ready__(self) -> bool:
+            return fleet.ready
+
+    service: bentoml.Service[Any] = bentoml.service(**LEAN)(OpenLLM)
+    app = build_app(fleet, settings)
+    segments = frozenset(_first_segment(route.path) for route in app.routes)
+    service.mount_asgi_app(app, name="openllm")
+    service.add_asgi_middleware(Guard, settings=settings)
+    service.add_asgi_middleware(OwnRoutes, own=app, segments=segments)
+    return service
+
+
+def _first_segment(path: str) -> str:
+    return path[1:].partition("/")[0]
+
+
+async def _start(fleet: Fleet, on_started: OnStarted | None) -> None:
+    failures = await fleet.start()
+    for name, error in failures.items():
+        logger.error("model %s could not be loaded: %s", name, error.message)
+    if on_started is not None:
+        on_started(failures)

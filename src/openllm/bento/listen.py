@@ -1,0 +1,63 @@
+"""Taking the address before anything is loaded, so that a taken one costs no time."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+from openllm.errors import AddressInUseError, ConfigurationError
+
+
+def listen(host: str, port: int, backlog: int) -> socket.socket:
+    """Return a listening socket.
+
+    Raises:
+        AddressInUseError: Another process listens there; the message names it if it can be seen.
+        ConfigurationError: The address cannot be bound for another reason.
+    """
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise ConfigurationError(
+            f"host {host!r} is not an address of this machine: {error}; use 127.0.0.1 for this "
+            "machine alone or 0.0.0.0 for all its addresses",
+            param="host",
+        ) from None
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+        sock.listen(backlog)
+    except OSError as error:
+        sock.close()
+        raise _explained(error, host, port) from None
+    return sock
+
+
+def _explained(error: OSError, host: str, port: int) -> ConfigurationError:
+    if error.errno == errno.EADDRINUSE:
+        return AddressInUseError(
+            f"port {port} on {host} is in use{_holder(port)}; "
+            "stop that process or choose another port with --port",
+            param="port",
+        )
+    if error.errno == errno.EACCES:
+        return ConfigurationError(
+            f"port {port} needs privileges this process lacks; use a port above 1023", param="port"
+        )
+    return ConfigurationError(
+        f"cannot listen on {host} port {port}: {error.strerror}", param="host"
+    )
+
+
+def _holder(port: int) -> str:
+    import psutil
+
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
+                if connection.pid:
+                    return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+    except psutil.Error:  # Another user's processes cannot be seen.
+        pass
+    return ""

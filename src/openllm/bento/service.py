@@ -1,0 +1,22 @@
+"""The service for `bentoml serve openllm.bento.service:svc`, `bentoml build` and their kin.
+
+The environment says what to serve: `OPEN_LLM_MODELS` (names or files separated by commas; the
+bundled model if unset) and `OPEN_LLM_API_KEY`. Where to listen is BentoML's own affair here.
+"""
+
+from __future__ import annotations
+
+import os
+
+from openllm.bento.edge import create_service
+from openllm.config.server import ServerSettings
+from openllm.fleet import Fleet
+from openllm.models.ref import DEFAULT_MODEL, parse_models
+
+_models = parse_models(os.environ.get("OPEN_LLM_MODELS", DEFAULT_MODEL))
+# BentoML does not tell the service its address, so the guard must not assume the loopback.
+_settings = ServerSettings(
+    host="0.0.0.0", api_key=tuple(os.environ.get("OPEN_LLM_API_KEY", "").split())
+)
+
+svc = create_service(Fleet(_models, max_waiting=_settings.max_waiting), _settings)

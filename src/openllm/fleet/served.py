@@ -1,0 +1,198 @@
+"""One served model: its runner, its queue, and what happens when the runner dies."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+from msgspec import Struct
+
+from openllm.config.model import ModelConfig
+from openllm.errors import EngineUnavailableError, OpenLLMError
+from openllm.fleet.gate import Gate
+from openllm.runner.client import Runner
+from openllm.types import Capabilities, CompletionChunk, GenerateRequest, LocalModel
+
+logger = logging.getLogger("openllm.fleet")
+
+ModelState = Literal["stopped", "loading", "ready", "restarting", "failed"]
+
+MAX_CRASHES = 3
+CRASH_WINDOW = 60.0
+FIRST_BACKOFF = 0.25
+
+
+class ModelStatus(Struct, frozen=True, kw_only=True):
+    """A served model as others see it.
+
+    `created` is the file's modification time in epoch seconds. `fingerprint` changes with the
+    engine's build and the model's file. `capabilities` are known once the model was ready.
+    """
+
+    name: str
+    state: ModelState
+    created: int
+    reason: str | None = None
+    capabilities: Capabilities | None = None
+    fingerprint: str = ""
+
+
+class ServedModel:
+    """Keeps a runner of one model alive: restarts it with backoff, gives up after three crashes
+    within a minute, and queues requests for it."""
+
+    def __init__(self, model: LocalModel, config: ModelConfig, max_waiting: int) -> None:
+        self.model = model
+        self.config = config
+        self.state: ModelState = "stopped"
+        self.reason: str | None = None
+        self._capabilities: Capabilities | None = None
+        self._fingerprint = ""
+        self._gate = Gate(max_waiting)
+        self._runner: Runner | None = None
+        self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
+        self._keeper: asyncio.Task[None] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        return self._runner.pid if self._runner else None
+
+    @property
+    def waiting(self) -> int:
+        return self._gate.waiting
+
+    @property
+    def running(self) -> int:
+        return self._gate.running
+
+    def status(self) -> ModelStatus:
+        return ModelStatus(
+            name=self.model.name,
+            state=self.state,
+            created=_modified(self.model.path),
+            reason=self.reason,
+            capabilities=self._capabilities,
+            fingerprint=self._fingerprint,
+        )
+
+    async def start(self) -> None:
+        """Load the model; from then on a dead runner is replaced until `close`.
+
+        Raises:
+            EngineStartError: It could not be loaded; the model's state is "failed".
+        """
+        self.state = "loading"
+        try:
+            await self._launch()
+        except OpenLLMError as error:
+            self._fail(error.message)
+            raise
+        self._keeper = asyncio.create_task(self._keep_alive(), name=f"keep {self.model.name}")
+
+    async def close(self) -> None:
+        """End the runner; whoever waits is refused. Safe to call twice."""
+        self.state = "stopped"
+        if self._keeper is not None:
+            self._keeper.cancel()
+        self._gate.refuse(self._unavailable("has been stopped"))
+        if self._runner is not None:
+            await self._runner.close()
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
+        async with (
+            self.lend(request.params.n) as runner,
+            aclosing(runner.generate(request)) as chunks,
+        ):
+            async for chunk in chunks:
+                yield chunk
+
+    @asynccontextmanager
+    async def lend(self, units: int = 1) -> AsyncIterator[Runner]:
+        """Lend the runner for `units` sequences, in turn.
+
+        Raises:
+            EngineUnavailableError: The model is loading, restarting or has failed.
+            OverloadedError: The queue is full.
+        """
+        if self.state != "ready":
+            raise self._unavailable(
+                f"is {self.state}" + (f": {self.reason}" if self.reason else "")
+            )
+        async with self._gate.passage(units):
+            if self._runner is None:
+                raise self._unavailable("has no runner")
+            yield self._runner
+
+    async def _launch(self) -> None:
+        runner = Runner(self.model, self.config)
+        self._runner = runner
+        try:
+            await runner.start()
+        except BaseException:
+            await runner.close()
+            raise
+        self._capabilities = runner.capabilities
+        self._fingerprint = _fingerprint(self.model, runner.capabilities)
+        self.state, self.reason = "ready", None
+        self._gate.open(runner.capabilities.max_concurrency)
+
+    async def _keep_alive(self) -> None:
+        while self._runner is not None and self.state == "ready":
+            await self._runner.lost
+            self._gate.close()  # Those who wait keep their place and run on the next process.
+            self.state, self.reason = "restarting", "its process ended"
+            self._crashed("its process " + await self._runner.died)
+            await self._runner.close()
+            await self._relaunch()
+
+    async def _relaunch(self) -> None:
+        while self.state == "restarting":
+            await asyncio.sleep(FIRST_BACKOFF * 2 ** (len(self._crashes) - 1))
+            try:
+                await self._launch()
+            except OpenLLMError as error:
+                self._crashed(f"it could not be loaded again: {error.message}")
+
+    def _crashed(self, what: str) -> None:
+        now = time.monotonic()
+        while self._crashes and now - self._crashes[0] > CRASH_WINDOW:
+            self._crashes.popleft()
+        self._crashes.append(now)
+        if len(self._crashes) < MAX_CRASHES:
+            logger.error("model %s: %s; restarting it", self.model.name, what)
+            self.reason = what
+        else:
+            self._fail(f"{MAX_CRASHES} crashes within {CRASH_WINDOW:.0f} s; the last time {what}")
+
+    def _fail(self, reason: str) -> None:
+        logger.error("model %s failed: %s", self.model.name, reason)
+        self.state, self.reason = "failed", reason
+        self._gate.refuse(self._unavailable(f"has failed: {reason}"))
+
+    def _unavailable(self, what: str) -> EngineUnavailableError:
+        soon = self.state in ("loading", "restarting")
+        return EngineUnavailableError(
+            f"model {self.model.name!r} {what}", retry_after=1.0 if soon else 30.0
+        )
+
+
+def _modified(path: str) -> int:
+    try:
+        return int(Path(path).stat().st_mtime)
+    except OSError:
+        return 0
+
+
+def _fingerprint(model: LocalModel, capabilities: Capabilities) -> str:
+    """Name engine, build and file; 12 hexadecimal digits."""
+    file = Path(model.path)
+    size = file.stat().st_size if file.is_file() else 0
+    text = f"{capabilities.engine}\0{capabilities.engine_version}\0{size}\0{_modified(model.path)}"
+    return "fp_" + hashlib.sha256(text.encode()).hexdigest()[:12]

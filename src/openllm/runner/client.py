@@ -1,0 +1,229 @@
+"""The parent's end of a runner: the engine door, answered by another process."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator, Callable, Sequence
+from typing import Any, TypeVar
+
+from openllm.config.model import ModelConfig
+from openllm.errors import EngineCrashedError, EngineStartError, OpenLLMError
+from openllm.runner import wire
+from openllm.runner.process import RunnerProcess
+from openllm.types import (
+    Capabilities,
+    CompletionChunk,
+    EmbeddingOutput,
+    GenerateRequest,
+    LocalModel,
+    Prompt,
+)
+
+Answer = TypeVar("Answer")
+
+
+class _Stream:
+    """Chunks that arrived for one generation and were not taken yet."""
+
+    __slots__ = ("chunks", "ended", "failure", "waiter")
+
+    def __init__(self) -> None:
+        self.chunks: list[CompletionChunk] = []
+        self.ended = False
+        self.failure: OpenLLMError | None = None
+        self.waiter: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(None)
+
+    def end(self, failure: OpenLLMError | None) -> None:
+        self.ended = True
+        self.failure = failure
+        self.wake()
+
+    async def take(self) -> list[CompletionChunk]:
+        """Wait for chunks; an empty list means the end.
+
+        Raises:
+            OpenLLMError: The generation failed; chunks before the failure were given out.
+        """
+        if not self.chunks and not self.ended:
+            self.waiter = asyncio.get_running_loop().create_future()
+            await self.waiter
+        chunks, self.chunks = self.chunks, []
+        if not chunks and self.failure is not None:
+            raise self.failure
+        return chunks
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, on_message: Callable[[wire.FromWorker], None]) -> None:
+        self._on_message = on_message
+        self._unframer = wire.Unframer()
+        self._transport: asyncio.BaseTransport | None = None
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        for body in self._unframer.feed(data):
+            self._on_message(wire.from_worker.decode(body))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def send(self, message: wire.ToWorker) -> None:
+        if self._transport is not None and not self.lost.done():
+            self._transport.write(wire.encode(message))  # type: ignore[attr-defined]
+
+
+class Runner:
+    """A model in a child process; the same door as an engine, for one event loop.
+
+    When the child dies every open stream and call fails with `EngineCrashedError`, `lost`
+    resolves at once and `died` to how it ended. A Runner is started once; a new one takes its
+    place.
+    """
+
+    def __init__(self, model: LocalModel, config: ModelConfig | None = None) -> None:
+        self.model = model
+        loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = loop.create_future()
+        self.died: asyncio.Future[str] = loop.create_future()
+        self._process = RunnerProcess(model, config or ModelConfig())
+        self._connection: _Connection | None = None
+        self._capabilities: asyncio.Future[Capabilities] = loop.create_future()
+        self._streams: dict[int, _Stream] = {}
+        self._calls: dict[int, asyncio.Future[Any]] = {}
+        self._ids = itertools.count()
+        self._closing = False
+        self._watch: asyncio.Task[None] | None = None
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return self._capabilities.result()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    async def start(self) -> None:
+        """Start the child and wait until it has loaded the model.
+
+        Raises:
+            EngineStartError: It could not be loaded, or the child died while loading.
+        """
+        await self._process.start()
+        loop = asyncio.get_running_loop()
+        _, self._connection = await loop.create_unix_connection(
+            lambda: _Connection(self._take), str(self._process.address)
+        )
+        self._process.forget_address()
+        self._watch = loop.create_task(self._mourn(self._connection))
+        await self._capabilities
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
+        number = next(self._ids)
+        stream = self._streams[number] = _Stream()
+        self._send(wire.Generate(number, request))
+        try:
+            while chunks := await stream.take():
+                for chunk in chunks:
+                    yield chunk
+        finally:
+            del self._streams[number]
+            if not stream.ended:
+                self._send(wire.Cancel(number))
+
+    async def embed(self, inputs: Sequence[Prompt]) -> EmbeddingOutput:
+        return await self._call(lambda call: wire.Embed(call, tuple(inputs)), EmbeddingOutput)
+
+    async def tokenize(self, text: str, *, special: bool) -> list[int]:
+        return await self._call(lambda call: wire.Tokenize(call, text, special), list)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        return await self._call(lambda call: wire.Detokenize(call, tuple(token_ids)), str)
+
+    async def health(self) -> bool:
+        return await self._call(wire.Health, bool)
+
+    async def close(self) -> None:
+        """End the child; open streams fail. Safe to call twice."""
+        self._closing = True
+        await self._process.stop()
+        if self._watch is not None:
+            await self._watch
+
+    def _send(self, message: wire.ToWorker) -> None:
+        if self._connection is None or self.lost.done():
+            raise EngineCrashedError(f"the runner of model {self.model.name!r} is not running")
+        self._connection.send(message)
+
+    async def _call(self, message: Callable[[int], wire.ToWorker], _: type[Answer]) -> Answer:
+        number = next(self._ids)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._calls[number] = future
+        try:
+            self._send(message(number))
+            return await future
+        finally:
+            del self._calls[number]
+
+    def _take(self, message: wire.FromWorker) -> None:
+        match message:
+            case wire.Step(chunks, ended):
+                self._take_step(chunks, ended)
+            case wire.Started(capabilities):
+                self._capabilities.set_result(capabilities)
+            case wire.NotStarted(failure):
+                self._capabilities.set_exception(failure.error())
+            case wire.Failed(call, failure):
+                if pending := self._calls.get(call):
+                    pending.set_exception(failure.error())
+            case wire.Embedded(call, value) | wire.Tokens(call, value):
+                self._answer(call, value)
+            case wire.Text(call, value) | wire.Healthy(call, value):
+                self._answer(call, value)
+
+    def _take_step(
+        self,
+        chunks: Sequence[tuple[int, CompletionChunk]],
+        ended: Sequence[tuple[int, wire.Failure | None]],
+    ) -> None:
+        streams = self._streams
+        for number, chunk in chunks:
+            if stream := streams.get(number):
+                stream.chunks.append(chunk)
+                stream.wake()
+        for number, failure in ended:
+            if stream := streams.get(number):
+                stream.end(failure.error() if failure else None)
+
+    def _answer(self, call: int, value: object) -> None:
+        pending = self._calls.get(call)
+        if pending is not None and not pending.done():
+            pending.set_result(value)
+
+    async def _mourn(self, connection: _Connection) -> None:
+        """Wait for the child's end and tell everyone who waits for it."""
+        await connection.lost
+        self.lost.set_result(None)
+        self._fail_all()  # Before the exit status is known: clients must not wait for it.
+        reason = await self._process.exit_reason()
+        if not self._capabilities.done():
+            what = f"the runner of model {self.model.name!r} {reason} while loading"
+            self._capabilities.set_exception(EngineStartError(what))
+        self.died.set_result(reason)
+
+    def _fail_all(self) -> None:
+        what = "was stopped" if self._closing else "ended unexpectedly"
+        message = f"the engine process of model {self.model.name!r} {what} during the request"
+        for stream in self._streams.values():
+            stream.end(EngineCrashedError(message, retry_after=1))
+        for call in self._calls.values():
+            if not call.done():
+                call.set_exception(EngineCrashedError(message, retry_after=1))

@@ -1,0 +1,233 @@
+"""The child process: one `LLM` served on a Unix socket until its parent is gone.
+
+Started as `python -m openllm.runner.worker FD` with a `Launch` as JSON on standard input. FD is a
+listening socket. Standard input stays open: its end means that the parent has died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from openllm.config.model import ModelConfig
+from openllm.llm import LLM
+from openllm.runner import wire
+from openllm.types import CompletionChunk, LocalModel
+
+logger = logging.getLogger("openllm.runner")
+
+# Past this much unsent output the engine's chunks wait in the streams, not in the socket buffer.
+MAX_UNSENT = 16 << 20
+PR_SET_PDEATHSIG = 1
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """What a worker is told at birth."""
+
+    model: LocalModel
+    config: dict[str, Any]
+    log_level: str = "WARNING"
+
+
+class Worker(asyncio.Protocol):
+    """Answers one connection: the parent's."""
+
+    def __init__(self, llm: LLM, started: asyncio.Future[None]) -> None:
+        self._llm = llm
+        self._started = started
+        self._unframer = wire.Unframer()
+        self._transport: asyncio.Transport | None = None
+        self._streams: dict[int, asyncio.Task[None]] = {}
+        self._calls: set[asyncio.Task[None]] = set()
+        self._chunks: list[tuple[int, CompletionChunk]] = []
+        self._ended: list[tuple[int, wire.Failure | None]] = []
+        self._flush_scheduled = False
+        self._loop = asyncio.get_running_loop()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        _stream_transport(transport).set_write_buffer_limits(high=MAX_UNSENT)
+        self._transport = _stream_transport(transport)
+        self._started.add_done_callback(self._announce)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        os._exit(0)  # Nobody is left to answer; native threads must not delay the end.
+
+    def data_received(self, data: bytes) -> None:
+        for body in self._unframer.feed(data):
+            self._take(wire.to_worker.decode(body))
+
+    def _announce(self, started: asyncio.Future[None]) -> None:
+        error = started.exception()
+        if error is None:
+            self._send(wire.Started(self._llm.capabilities))
+        else:
+            self._send(wire.NotStarted(wire.Failure.of(error)))
+
+    def _take(self, message: wire.ToWorker) -> None:
+        match message:
+            case wire.Generate(stream, _):
+                task = self._streams[stream] = self._loop.create_task(self._generate(message))
+                task.add_done_callback(lambda _: self._streams.pop(stream))
+            case wire.Cancel(stream):
+                if running := self._streams.get(stream):
+                    running.cancel()
+            case _:
+                call = self._loop.create_task(self._answer(message))
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+
+    async def _generate(self, message: wire.Generate) -> None:
+        failure: wire.Failure | None = None
+        stream = message.stream
+        try:
+            async with aclosing(self._llm.generate(message.request)) as chunks:
+                async for chunk in chunks:
+                    self._chunks.append((stream, chunk))
+                    self._schedule_flush()
+        except asyncio.CancelledError:
+            return
+        except Exception as error:
+            failure = wire.Failure.of(error)
+            if failure.kind == "EngineError":
+                logger.exception("request %s failed", message.request.request_id)
+        self._ended.append((stream, failure))
+        self._schedule_flush()
+
+    def _schedule_flush(self) -> None:
+        # Every stream that a step advances runs in the same turn of the loop, before the flush.
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        step = wire.Step(tuple(self._chunks), tuple(self._ended))
+        self._chunks.clear()
+        self._ended.clear()
+        self._send(step)
+
+    async def _answer(self, message: wire.ToWorker) -> None:
+        match message:
+            case wire.Embed(call, inputs):
+                answer: Awaitable[wire.FromWorker] = self._embed(call, inputs)
+            case wire.Tokenize(call, text, special):
+                answer = self._tokenize(call, text, special)
+            case wire.Detokenize(call, token_ids):
+                answer = self._detokenize(call, token_ids)
+            case wire.Health(call):
+                answer = self._health(call)
+            case _:
+                raise TypeError(f"unexpected message {type(message).__name__}")
+        try:
+            self._send(await answer)
+        except Exception as error:
+            self._send(wire.Failed(call, wire.Failure.of(error)))
+
+    async def _embed(self, call: int, inputs: tuple[Any, ...]) -> wire.FromWorker:
+        return wire.Embedded(call, await self._llm.embed(inputs))
+
+    async def _tokenize(self, call: int, text: str, special: bool) -> wire.FromWorker:
+        return wire.Tokens(call, await self._llm.tokenize(text, special=special))
+
+    async def _detokenize(self, call: int, token_ids: tuple[int, ...]) -> wire.FromWorker:
+        return wire.Text(call, await self._llm.detokenize(token_ids))
+
+    async def _health(self, call: int) -> wire.FromWorker:
+        return wire.Healthy(call, await self._llm.health())
+
+    def _send(self, message: wire.FromWorker) -> None:
+        if self._transport is not None:
+            self._transport.write(wire.encode(message))
+
+
+def _stream_transport(transport: asyncio.BaseTransport) -> asyncio.Transport:
+    """Narrow the type that asyncio hands to `connection_made`."""
+    if not isinstance(transport, asyncio.Transport):
+        raise TypeError(f"expected a stream transport, got {type(transport).__name__}")
+    return transport
+
+
+async def serve(listener: socket.socket, launch: Launch) -> None:
+    """Load the model while already accepting the parent's connection; then serve for ever."""
+    loop = asyncio.get_running_loop()
+    llm = LLM(launch.model, ModelConfig.model_validate(launch.config))
+    started: asyncio.Future[None] = loop.create_future()
+    server = await loop.create_unix_server(lambda: Worker(llm, started), sock=listener)
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is the parent's to handle.
+    try:
+        await llm.start()
+    except Exception as error:
+        started.set_exception(error)
+    else:
+        started.set_result(None)
+    await stop.wait()
+    server.close()
+    with contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(llm.close(), timeout=5.0)
+    os._exit(0)
+
+
+def event_loop_runner() -> Callable[[Coroutine[Any, Any, None]], None]:
+    try:
+        import uvloop
+    except ImportError:  # No wheel for this platform.
+        return asyncio.run
+    return uvloop.run
+
+
+def die_with_parent() -> None:
+    """End this process when standard input ends, whatever the event loop or an engine is doing.
+
+    On Linux the kernel does it too, in case native code keeps Python from running.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.read(0, 1):
+            pass
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def read_launch() -> Launch:
+    """Read the one line of JSON that the parent writes."""
+    line = bytearray()
+    while not line.endswith(b"\n"):
+        byte = os.read(0, 1)
+        if not byte:
+            sys.exit("the parent process ended before it said what to load")
+        line += byte
+    return msgspec.json.decode(bytes(line), type=Launch)
+
+
+def main() -> None:
+    os.dup2(2, 1)  # What native code prints must not look like the server's own output.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    launch = read_launch()
+    die_with_parent()
+    logging.basicConfig(
+        level=launch.log_level, format=f"%(levelname)s [{launch.model.name}] %(message)s"
+    )
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    event_loop_runner()(serve(listener, launch))
+
+
+if __name__ == "__main__":
+    main()

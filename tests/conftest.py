@@ -1,0 +1,65 @@
+"""Shared plumbing: the async backend, and the report of specification items (`--spec-report`)."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+IDS = Path(__file__).parent.parent / "docs" / "spec_ids.txt"
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--spec-report",
+        action="store_true",
+        help="print which items of the specification have passing tests",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(_SpecReport(config), "spec-report")
+
+
+def _ids(item: pytest.Item) -> Iterator[str]:
+    for name in ("spec", "reliability"):
+        for marker in item.iter_markers(name):
+            yield from marker.args
+
+
+class _SpecReport:
+    """Collects, for each marked id, how its tests ended."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.known = IDS.read_text().split()
+        self.wanted = config.getoption("--spec-report")
+        self.outcomes: dict[str, set[str]] = defaultdict(set)
+        self.ids_of: dict[str, tuple[str, ...]] = {}
+
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        for item in items:
+            self.ids_of[item.nodeid] = ids = tuple(_ids(item))
+            if unknown := set(ids) - set(self.known):
+                raise pytest.UsageError(f"{item.nodeid} marks unknown ids: {sorted(unknown)}")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "call" or report.outcome != "passed":
+            for each in self.ids_of.get(report.nodeid, ()):
+                self.outcomes[each].add(report.outcome)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if not self.wanted:
+            return
+        proven = [each for each in self.known if self.outcomes[each] == {"passed"}]
+        broken = [each for each in self.known if self.outcomes[each] - {"passed"}]
+        missing = [each for each in self.known if not self.outcomes[each]]
+        terminalreporter.section("specification")
+        for title, ids in (("passing", proven), ("not passing", broken), ("no test", missing)):
+            terminalreporter.write_line(f"{title} ({len(ids)}): {' '.join(ids)}")
