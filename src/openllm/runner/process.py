@@ -15,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from openllm.config.model import ModelConfig
-from openllm.runner.worker import Launch
+from openllm.runner.wire import Launch
 from openllm.types import LocalModel
 
 logger = logging.getLogger("openllm.runner")

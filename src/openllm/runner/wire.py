@@ -7,15 +7,31 @@ of sockets or processes.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import msgspec
 from msgspec import Struct
 
 from openllm.errors import OpenLLMError, by_name
-from openllm.types import Capabilities, CompletionChunk, EmbeddingOutput, GenerateRequest, Prompt
+from openllm.types import (
+    Capabilities,
+    CompletionChunk,
+    EmbeddingOutput,
+    GenerateRequest,
+    LocalModel,
+    Prompt,
+)
 
 MAX_FRAME = 1 << 30
 _HEADER = 4
+
+
+class Launch(Struct, frozen=True):
+    """What a worker is told at birth, as one line of JSON on its standard input."""
+
+    model: LocalModel
+    config: dict[str, Any]
+    log_level: str = "WARNING"
 
 
 class Generate(Struct, frozen=True, array_like=True, tag="generate"):

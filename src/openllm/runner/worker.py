@@ -1,6 +1,6 @@
 """The child process: one `LLM` served on a Unix socket until its parent is gone.
 
-Started as `python -m openllm.runner.worker FD` with a `Launch` as JSON on standard input. FD is a
+Started as `python -m openllm.runner.worker FD` with a `wire.Launch` as JSON on standard input. FD is a
 listening socket. Standard input stays open: its end means that the parent has died.
 """
 
@@ -25,21 +25,13 @@ import msgspec
 from openllm.config.model import ModelConfig
 from openllm.llm import LLM
 from openllm.runner import wire
-from openllm.types import CompletionChunk, LocalModel
+from openllm.types import CompletionChunk
 
 logger = logging.getLogger("openllm.runner")
 
 # Past this much unsent output the engine's chunks wait in the streams, not in the socket buffer.
 MAX_UNSENT = 16 << 20
 PR_SET_PDEATHSIG = 1
-
-
-class Launch(msgspec.Struct, frozen=True):
-    """What a worker is told at birth."""
-
-    model: LocalModel
-    config: dict[str, Any]
-    log_level: str = "WARNING"
 
 
 class Worker(asyncio.Protocol):
@@ -160,7 +152,7 @@ def _stream_transport(transport: asyncio.BaseTransport) -> asyncio.Transport:
     return transport
 
 
-async def serve(listener: socket.socket, launch: Launch) -> None:
+async def serve(listener: socket.socket, launch: wire.Launch) -> None:
     """Load the model while already accepting the parent's connection; then serve for ever."""
     loop = asyncio.get_running_loop()
     llm = LLM(launch.model, ModelConfig.model_validate(launch.config))
@@ -206,7 +198,7 @@ def die_with_parent() -> None:
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
 
-def read_launch() -> Launch:
+def read_launch() -> wire.Launch:
     """Read the one line of JSON that the parent writes."""
     line = bytearray()
     while not line.endswith(b"\n"):
@@ -214,7 +206,7 @@ def read_launch() -> Launch:
         if not byte:
             sys.exit("the parent process ended before it said what to load")
         line += byte
-    return msgspec.json.decode(bytes(line), type=Launch)
+    return msgspec.json.decode(bytes(line), type=wire.Launch)
 
 
 def main() -> None:
