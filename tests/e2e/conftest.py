@@ -1,0 +1,42 @@
+"""Scripted models in real processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openllm.types import GenerateRequest, LocalModel, SamplingParams
+
+SCRIPT: dict[str, Any] = {
+    "tokens_per_second": 200,
+    "rules": [
+        {
+            "match": "^die$",
+            "reply": "one two three",
+            "faults": [{"kind": "crash", "after_tokens": 2}],
+        },
+        {"match": "^long$", "reply": "word ", "repeat": 3000},
+        {"match": "^fail$", "reply": "one two", "faults": [{"kind": "error", "message": "broken"}]},
+    ],
+    "default": {"reply": "You said: {user}"},
+}
+
+
+@pytest.fixture
+def scripted(tmp_path: Path) -> Callable[..., LocalModel]:
+    """Return a function that writes a script and names it as a model."""
+
+    def write(name: str = "scripted", **changes: Any) -> LocalModel:
+        path = tmp_path / f"{name}.script.json"
+        path.write_text(json.dumps({**SCRIPT, **changes}))
+        return LocalModel(name=name, path=str(path), format="script")
+
+    return write
+
+
+def ask(prompt: str, **params: Any) -> GenerateRequest:
+    return GenerateRequest(request_id="r", prompt=prompt, params=SamplingParams(**params))

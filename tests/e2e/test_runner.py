@@ -1,0 +1,162 @@
+"""A runner in a real child process."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.e2e.conftest import ask
+
+from openllm.errors import EngineCrashedError, EngineError, EngineStartError
+from openllm.runner.client import Runner
+from openllm.types import CompletionChunk, GenerateRequest, LocalModel
+
+pytestmark = pytest.mark.anyio
+Scripted = Callable[..., LocalModel]
+
+
+@asynccontextmanager
+async def started(model: LocalModel) -> AsyncIterator[Runner]:
+    runner = Runner(model)
+    await runner.start()
+    try:
+        yield runner
+    finally:
+        await runner.close()
+
+
+async def collect(
+    runner: Runner, request: GenerateRequest, into: list[CompletionChunk] | None = None
+) -> list[CompletionChunk]:
+    collected: list[CompletionChunk] = [] if into is None else into
+    async with aclosing(runner.generate(request)) as chunks:
+        async for chunk in chunks:
+            collected.append(chunk)  # noqa: PERF401 (kept when the stream fails)
+    return collected
+
+
+@pytest.mark.spec("S0-11")
+async def test_generates_in_a_process_of_its_own(scripted: Scripted) -> None:
+    async with started(scripted()) as runner:
+        assert runner.pid != os.getpid()
+        chunks = await collect(runner, ask("hello"))
+        assert "".join(chunk.text for chunk in chunks) == "You said: hello"
+        assert [chunk.finish_reason for chunk in chunks if chunk.finish_reason] == ["stop"]
+    assert not psutil.pid_exists(runner.pid)
+
+
+async def test_answers_calls_beside_streams(scripted: Scripted) -> None:
+    async with started(scripted()) as runner:
+        stream = asyncio.create_task(collect(runner, ask("long", max_tokens=50)))
+        ids = await runner.tokenize("some words", special=False)
+        assert await runner.detokenize(ids) == "some words"
+        assert len((await runner.embed(["a", "b"])).vectors) == 2
+        assert await runner.health()
+        assert len(await stream) >= 50
+
+
+async def test_many_streams_do_not_mix(scripted: Scripted) -> None:
+    async with started(scripted()) as runner:
+        answers = await asyncio.gather(*(collect(runner, ask(f"number {i}")) for i in range(30)))
+    texts = ["".join(chunk.text for chunk in chunks) for chunks in answers]
+    assert texts == [f"You said: number {i}" for i in range(30)]
+
+
+@pytest.mark.reliability("F-01", "C-22")
+async def test_closing_a_stream_cancels_within_200_ms(scripted: Scripted) -> None:
+    async with started(scripted(max_concurrency=1)) as runner:
+        async with aclosing(runner.generate(ask("long"))) as chunks:
+            async for _ in chunks:
+                break
+        begun = time.monotonic()
+        slots = [collect(runner, ask("hello")) for _ in range(runner.capabilities.max_concurrency)]
+        await asyncio.gather(*slots)
+        # All slots are free again at once: 3,000 words would have held one for 15 s.
+        assert time.monotonic() - begun < 2.0
+
+
+@pytest.mark.reliability("F-05")
+async def test_a_crash_ends_every_stream_without_a_finish_reason(scripted: Scripted) -> None:
+    async with started(scripted()) as runner:
+        others = [asyncio.create_task(collect(runner, ask("long"))) for _ in range(4)]
+        await asyncio.sleep(0.2)
+        begun = time.monotonic()
+        seen: list[CompletionChunk] = []
+        with pytest.raises(EngineCrashedError):
+            await collect(runner, ask("die"), seen)
+        results = await asyncio.gather(*others, return_exceptions=True)
+        assert time.monotonic() - begun < 2.0
+        assert all(isinstance(result, EngineCrashedError) for result in results)
+        assert not any(chunk.finish_reason for chunk in seen)
+        assert "SIGKILL" in await runner.died
+        with pytest.raises(EngineCrashedError):
+            await runner.health()
+
+
+async def test_an_engine_error_fails_one_request_only(scripted: Scripted) -> None:
+    async with started(scripted()) as runner:
+        with pytest.raises(EngineError, match="broken"):
+            await collect(runner, ask("fail"))
+        assert await collect(runner, ask("hello"))
+
+
+async def test_a_load_failure_says_why(scripted: Scripted) -> None:
+    runner = Runner(scripted(load_fault={"kind": "error", "message": "no weights"}))
+    with pytest.raises(EngineStartError, match="no weights"):
+        await runner.start()
+    await runner.close()
+
+
+@pytest.mark.spec("S0-12")
+async def test_a_crash_while_loading_is_a_load_failure(scripted: Scripted) -> None:
+    runner = Runner(scripted(load_fault={"kind": "crash"}))
+    with pytest.raises(EngineStartError, match=r"'scripted'.*while loading"):
+        await runner.start()
+    await runner.close()
+
+
+async def test_the_socket_is_private_and_leaves_no_path(scripted: Scripted) -> None:
+    runner = Runner(scripted(load_seconds=0.3))
+    folder = runner._process.address.parent
+    assert folder.stat().st_mode & 0o777 == 0o700
+    await runner._process.start()
+    assert runner._process.address.stat().st_mode & 0o777 == 0o600
+    await runner._process.stop()
+    assert not folder.exists()
+
+
+PARENT = """
+import asyncio, sys
+from openllm.runner.client import Runner
+from openllm.types import LocalModel
+
+async def main():
+    runner = Runner(LocalModel(name="x", path=sys.argv[1], format="script"))
+    await runner.start()
+    print(runner.pid, flush=True)
+    await asyncio.sleep(60)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.reliability("F-12")
+def test_the_child_dies_with_a_killed_parent(scripted: Scripted, tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, scripted().path], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = psutil.Process(int(parent.stdout.readline()))
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        psutil.wait_procs([child], timeout=2.0)
+        assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
