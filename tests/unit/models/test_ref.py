@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.unit.models.gguf_bytes import build
+
+from openllm.errors import ConfigurationError, ModelFileError
+from openllm.models.ref import check_files, parse_models, parse_ref, resolve
+from openllm.models.registry import BUNDLED, Registry, is_model_name
+from openllm.types import LocalModel
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder and the home, with some model files."""
+    for name in ("a.gguf", "Qwen1.5-0.5B-Chat.gguf", "bad name.gguf", "talk.script.json"):
+        (tmp_path / name).write_bytes(b"{}" if name.endswith("json") else build().content)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+def refusal(text: str) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        resolve(text)
+    assert "\n" not in raised.value.message
+    return raised.value.message
+
+
+@pytest.mark.parametrize(
+    "text", ["demo", "./x.gguf", "~/x.gguf", "/m/x.gguf", "n=./x.gguf", "a=b=c"]
+)
+def test_reference_prints_back_the_same(text: str) -> None:
+    assert str(parse_ref(text)) == text
+
+
+@given(st.text())
+def test_any_text_prints_back_the_same_or_is_refused(text: str) -> None:
+    try:
+        ref = parse_ref(text)
+    except ConfigurationError:
+        return
+    assert str(ref) == text
+
+
+def test_demo_is_the_file_in_the_package() -> None:
+    model = resolve("demo")
+    assert (model.name, model.format) == ("demo", "gguf")
+    assert Path(model.path).parts[-3:] == ("openllm", "demo", "demo-q8_0.gguf")
+    assert Path(model.path).is_absolute()
+
+
+@pytest.mark.parametrize(
+    "text", ["a.gguf", "./a.gguf", "~/a.gguf", "{folder}/a.gguf", "./x/../a.gguf"]
+)
+def test_path_of_a_gguf_file(folder: Path, text: str) -> None:
+    (folder / "x").mkdir()
+    model = resolve(text.format(folder=folder))
+    assert model == LocalModel(name="a", path=str(folder / "a.gguf"), format="gguf")
+
+
+def test_script_for_the_scripted_engine(folder: Path) -> None:
+    path = str(folder / "talk.script.json")
+    assert resolve("./talk.script.json") == LocalModel(name="talk", path=path, format="script")
+
+
+@pytest.mark.spec("S2-07")
+def test_name_is_the_last_part_of_the_path_without_its_ending(folder: Path) -> None:
+    assert resolve(f"{folder}/Qwen1.5-0.5B-Chat.gguf").name == "Qwen1.5-0.5B-Chat"
+
+
+@pytest.mark.parametrize("source", ["./a.gguf", "./talk.script.json", "demo"])
+def test_name_can_be_chosen(folder: Path, source: str) -> None:
+    model = resolve(f"my.model-2:b_c={source}")
+    assert model.name == "my.model-2:b_c"
+    assert model.path == resolve(source).path
+
+
+def test_stem_that_is_no_name_asks_for_one(folder: Path) -> None:
+    assert refusal("./bad name.gguf").endswith(f"write bad-name={folder}/bad name.gguf.")
+    assert resolve("bad-name=./bad name.gguf").name == "bad-name"
+
+
+def test_equals_sign_in_a_path_is_part_of_the_path(folder: Path) -> None:
+    (folder / "a=b.gguf").write_bytes(b"")
+    assert "'a=b' cannot be the name of a model" in refusal("./a=b.gguf")
+    assert resolve("c=./a=b.gguf").path == str(folder / "a=b.gguf")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("dmeo", "Unknown model 'dmeo'. Did you mean 'demo'? Known models: demo;"),
+        ("DEMO", "Did you mean 'demo'?"),
+        ("zzz", "Unknown model 'zzz'. Known models: demo;"),
+        ("meta-llama/Llama-3.2-1B", "is an id of a model hub, and this version serves"),
+        ("./missing.gguf", "The model file ./missing.gguf does not exist"),
+        ("~/missing.gguf", "The model file ~/missing.gguf does not exist"),
+        ("./model.bin", "The model file ./model.bin must end with .gguf or .script.json"),
+        ("a/b/c", "The model file a/b/c must end with .gguf or .script.json"),
+        ("", "A model name is empty"),
+        ("   ", "A model name is empty"),
+        ("x=", "'x=' has nothing after '='"),
+        ("=demo", "'' cannot be the name of a model"),
+    ],
+)
+def test_unknown_models_are_named_with_what_to_do(folder: Path, text: str, said: str) -> None:
+    assert said in refusal(text)
+
+
+def test_folder_is_refused(folder: Path) -> None:
+    (folder / "f.gguf").mkdir()
+    assert "The model file ./f.gguf is a folder" in refusal("./f.gguf")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "demo\0",
+        "de\nmo",
+        "de\x1b[31mmo",
+        "\u202edemo",
+        "\ud800",
+        "..",
+        "../..",
+        "..=demo",
+        "a..b=demo",
+        ".hidden=demo",
+        "-x=demo",
+        "-demo",
+        "--model",
+        "é=demo",
+        "a b=demo",
+        "n" * 129 + "=demo",
+        "n" * 5000,
+        "~root/.ssh/id",
+        "file:///etc/passwd",
+        "C:\\x",
+        "%2e%2e/x.gguf",
+    ],
+)
+def test_hostile_names_are_refused(text: str) -> None:
+    message = refusal(text)
+    assert message.isprintable()
+    assert len(message) < 500
+
+
+def test_refusal_is_quick_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom openllm.models.ref import resolve\n"
+        "try: resolve('dmeo')\nexcept ValueError: print(*sys.modules)"
+    )
+    started = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.perf_counter() - started < 1.0
+    loaded = {name.partition(".")[0] for name in done.stdout.split()}
+    assert "msgspec" in loaded
+    assert not loaded & {"bentoml", "xllamacpp", "pydantic", "starlette", "jinja2", "numpy"}
+
+
+def test_list_of_models(folder: Path) -> None:
+    models = parse_models("demo, ./a.gguf,b=./a.gguf")
+    assert [model.name for model in models] == ["demo", "a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "has an empty entry"),
+        ("demo,", "has an empty entry"),
+        ("demo,,demo", "has an empty entry"),
+        ("demo,demo", "Two models have the name 'demo'"),
+        ("./a.gguf,a=demo", "Two models have the name 'a'"),
+        ("demo,dmeo", "Unknown model 'dmeo'"),
+    ],
+)
+def test_wrong_lists_are_refused(folder: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said):
+        parse_models(text)
+
+
+def test_registry_knows_what_was_added() -> None:
+    registry = Registry()
+    registry.add_model("mine", "/m/mine.gguf")
+    assert list(registry) == ["mine"]
+    assert resolve("mine", registry).path == "/m/mine.gguf"
+    with pytest.raises(ConfigurationError, match="already taken"):
+        registry.add_model("mine", "/m/other.gguf")
+    with pytest.raises(ConfigurationError, match="is not a model name"):
+        registry.add_model("../x", "/m/other.gguf")
+
+
+def test_bundled_names_are_names() -> None:
+    assert all(is_model_name(name) for name in BUNDLED)
+
+
+def test_right_files_pass_the_check(folder: Path) -> None:
+    check_files(resolve("./a.gguf"))
+    check_files(resolve("./talk.script.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.gguf", b"<html>", "a.gguf is not a GGUF file: it begins with b'<htm'"),
+        ("a.gguf", bytes(build().content[:-1]), "a.gguf is truncated: needs"),
+        ("talk.script.json", b"{", "talk.script.json is not JSON"),
+        ("talk.script.json", b"", "talk.script.json is not JSON"),
+        ("talk.script.json", b'"\xff"', "talk.script.json is not JSON"),
+        ("talk.script.json", b"[" * 100_000, "talk.script.json is not JSON"),
+    ],
+)
+def test_broken_files_are_named(folder: Path, name: str, content: bytes, said: str) -> None:
+    (folder / name).write_bytes(content)
+    with pytest.raises(ModelFileError) as raised:
+        check_files(resolve(f"./{name}"))
+    assert raised.value.message.startswith(said)
+
+
+def test_missing_script_is_named(folder: Path) -> None:
+    model = LocalModel(name="x", path=str(folder / "x.script.json"), format="script")
+    with pytest.raises(ModelFileError, match="cannot be read: No such file"):
+        check_files(model)
