@@ -6,7 +6,7 @@ close its stream. Anything beyond this door is a capability that an engine decla
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol
 
 from openllm.types import (
@@ -32,7 +32,7 @@ class Engine(Protocol):
             EngineStartError: It cannot be loaded; the message says why.
         """
 
-    def generate(self, request: GenerateRequest) -> AsyncIterator[CompletionChunk]:
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
         """Yield deltas of all `n` sequences as they are made, in order within a sequence.
 
         Closing the iterator stops the work and frees its memory, before the first token too.

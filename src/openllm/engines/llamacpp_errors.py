@@ -1,0 +1,60 @@
+"""What llama.cpp says against a request, in our terms: the field, the value and the limit."""
+
+from __future__ import annotations
+
+import logging
+import re
+
+from openllm.engines.llamacpp_request import LoadedModel
+from openllm.engines.llamacpp_stream import NativeError
+from openllm.errors import ContextLengthError, EngineError, InvalidRequestError, OpenLLMError
+
+logger = logging.getLogger("openllm.engines.llamacpp")
+
+NO_TOKENS = "the prompt has no tokens; give at least one"
+
+
+def generation_error(error: NativeError | None, model: LoadedModel) -> OpenLLMError:
+    """Translate the error of a generation; None stands for a prompt without tokens."""
+    if error is None:
+        return InvalidRequestError(NO_TOKENS, param="prompt")
+    if error.type == "exceed_context_size_error":
+        return ContextLengthError(
+            f"the prompt has {error.n_prompt_tokens} tokens; the context of model {model.name!r} "
+            f"holds {error.n_ctx}, so send at most {error.n_ctx - 1}",
+            param="prompt",
+        )
+    if "failed to parse grammar" in error.message:
+        return InvalidRequestError(
+            "grammar is no valid GBNF, has no rule `root`, or is left-recursive", param="grammar"
+        )
+    if "json_schema" in error.message:
+        return schema_error()
+    return _unexpected(error)
+
+
+def schema_error() -> InvalidRequestError:
+    return InvalidRequestError(
+        "the JSON schema cannot be followed: a type or keyword in it is unknown, unsupported, "
+        "contradictory, or refers to something outside of the schema",
+        param="response_format",
+    )
+
+
+def embedding_error(error: NativeError, model: LoadedModel, longest: int) -> OpenLLMError:
+    """Translate the error of an embedding."""
+    found = re.search(r"input \((\d+) tokens\)", error.message)
+    if found:
+        return ContextLengthError(
+            f"an input has {found[1]} tokens; model {model.name!r} embeds at most {longest}",
+            param="input",
+        )
+    if "cannot be empty" in error.message:
+        return InvalidRequestError("an input has no tokens; give at least one", param="input")
+    return _unexpected(error)
+
+
+def _unexpected(error: NativeError) -> EngineError:
+    """Every value was checked before, so this is no fault of the caller."""
+    logger.error("llama.cpp refused a request: %s", error.message)
+    return EngineError("the engine refused the request; its log says why")

@@ -1,0 +1,213 @@
+"""Requests in llama.cpp's own terms, and nothing in them that llama.cpp could choke on.
+
+Every field that reaches native code is written here, in range; there is no way through for others.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from openllm.errors import InvalidRequestError
+from openllm.types import Prompt, SamplingParams
+
+MAX_INT32 = 2**31 - 1
+MAX_LOGPROBS = 128
+MAX_GRAMMAR_BYTES = 64 << 10
+# llama.cpp draws a seed of its own for 2**32 - 1, which seed + i must not reach for any i < n.
+SEED_RANGE = 2**32 - 1 - 1024
+ANY_JSON = {"type": ["object", "array", "string", "number", "boolean", "null"]}
+
+
+class LoadedModel(Struct, frozen=True, kw_only=True):
+    """What requests must know of the loaded model.
+
+    Attributes:
+        name: Name that requests use.
+        vocabulary: Number of token ids.
+        context: Tokens of prompt and output that one sequence holds.
+        slots: Sequences generated at once.
+        bos: Text of the token that the tokenizer puts first, "" if it puts none.
+    """
+
+    name: str
+    vocabulary: int
+    context: int
+    slots: int
+    bos: str
+
+
+def encode(body: dict[str, Any]) -> bytes:
+    """Encode a request of ours as JSON.
+
+    Raises:
+        InvalidRequestError: A text in it is no Unicode.
+    """
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        raise InvalidRequestError(
+            "the text holds half of a surrogate pair, which is no character; remove it"
+        ) from None
+
+
+def generation_body(prompt: Prompt, params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
+    """Return the body of a streamed completion.
+
+    Raises:
+        InvalidRequestError: A value is out of range; `param` names it.
+    """
+    body: dict[str, Any] = {
+        "prompt": native_prompt(prompt, model, "prompt"),
+        "stream": True,
+        "return_progress": True,  # One event a batch of the prompt, so that it can be aborted.
+        "cache_prompt": True,
+        "n_predict": -1 if params.max_tokens is None else _max_tokens(params.max_tokens),
+        "n_probs": 1,  # Token ids are reported with probabilities only.
+    }
+    if params.logprobs is not None:
+        _check("logprobs", params.logprobs, 0, MAX_LOGPROBS)
+        body["n_probs"] = max(1, params.logprobs)
+    if params.n != 1:
+        _check("n", params.n, 1, model.slots, "; start the model with a larger max_concurrency")
+        body["n"] = params.n
+    body |= _sampling(params, model)
+    body |= _bias(params, model)
+    body |= _constraint(params)
+    _check_stops(params, model)
+    return body
+
+
+def native_prompt(prompt: Prompt, model: LoadedModel, param: str) -> str | list[str | int]:
+    """Return a prompt as llama.cpp takes it: a text, or ids and texts by turns.
+
+    Neighbouring texts become one, as a list of texts alone would be several prompts. The token
+    that the tokenizer puts before a text is not doubled if the text begins with it already.
+
+    Raises:
+        InvalidRequestError: The prompt is empty, or holds an id that is no token.
+    """
+    pieces: list[str | int] = []
+    for piece in (prompt,) if isinstance(prompt, str) else prompt:
+        if isinstance(piece, str):
+            if pieces and isinstance(pieces[-1], str):
+                pieces[-1] += piece
+            elif piece:
+                pieces.append(piece)
+        else:
+            pieces.append(token_id(piece, model, param))
+    if not pieces:
+        raise InvalidRequestError(f"{param} is empty; give at least one token", param=param)
+    first = pieces[0]
+    if isinstance(first, str) and model.bos and first.startswith(model.bos) and first != model.bos:
+        pieces[0] = first = first[len(model.bos) :]
+    return first if len(pieces) == 1 and isinstance(first, str) else pieces
+
+
+def token_id(value: int, model: LoadedModel, param: str) -> int:
+    """Return `value` if it is a token id of the model; else raise `InvalidRequestError`."""
+    if not 0 <= value < model.vocabulary:
+        raise InvalidRequestError(
+            f"{param}: {value} is no token id; ids are 0 to {model.vocabulary - 1}", param=param
+        )
+    return value
+
+
+def _max_tokens(value: int) -> int:
+    if value < 1:
+        raise InvalidRequestError(
+            f"max_tokens is {value}; it must be at least 1", param="max_tokens"
+        )
+    return min(value, MAX_INT32)
+
+
+def _sampling(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
+    """Return the sampler chain: exactly the named samplers run, in this order."""
+    _check("temperature", params.temperature, 0.0, 100.0)
+    _check("top_k", params.top_k, 0, math.inf)
+    _check("top_p", params.top_p, 0.0, 1.0)
+    _check("min_p", params.min_p, 0.0, 1.0)
+    chain: dict[str, Any] = {"mirostat": 0, "dynatemp_range": 0.0}
+    samplers = []
+    if _penalises(params):
+        samplers.append("penalties")
+        chain |= _penalties(params, model)
+    if params.temperature == 0:
+        samplers += ["top_k", "temperature"]
+        return chain | {"samplers": samplers, "top_k": 1, "temperature": 0.0}
+    for name, value, neutral in (
+        ("top_k", min(params.top_k, MAX_INT32), 0),
+        ("top_p", params.top_p, 1.0),
+        ("min_p", params.min_p, 0.0),
+    ):
+        if value != neutral:
+            samplers.append(name)
+            chain[name] = value
+    samplers.append("temperature")
+    chain |= {"samplers": samplers, "temperature": params.temperature}
+    if params.seed is not None:
+        chain["seed"] = params.seed % SEED_RANGE
+    return chain
+
+
+def _penalises(params: SamplingParams) -> bool:
+    asked = (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
+    return asked != (0.0, 0.0, 1.0)
+
+
+def _penalties(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
+    _check("presence_penalty", params.presence_penalty, -100.0, 100.0)
+    _check("frequency_penalty", params.frequency_penalty, -100.0, 100.0)
+    _check("repetition_penalty", params.repetition_penalty, 0.01, 100.0)
+    return {
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "repeat_penalty": params.repetition_penalty,
+        "repeat_last_n": model.context,  # All of prompt and output.
+    }
+
+
+def _bias(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
+    for each, bias in params.logit_bias.items():
+        token_id(each, model, "logit_bias")
+        _check("logit_bias", bias, -100.0, 100.0)
+    body: dict[str, Any] = {"ignore_eos": True} if params.ignore_eos else {}
+    if params.logit_bias:
+        body["logit_bias"] = list(params.logit_bias.items())
+    return body
+
+
+def _constraint(params: SamplingParams) -> dict[str, Any]:
+    if params.json_schema is not None and params.grammar is not None:
+        raise InvalidRequestError(
+            "json_schema and grammar exclude each other; give one", param="grammar"
+        )
+    if params.json_schema is not None:
+        return {"json_schema": params.json_schema or ANY_JSON}
+    if params.grammar is None:
+        return {}
+    size = len(params.grammar.encode("utf-8", "replace"))
+    _check("the size of grammar in bytes", size, 1, MAX_GRAMMAR_BYTES, param="grammar")
+    if params.grammar.startswith("%llguidance"):
+        raise InvalidRequestError("grammar must be GBNF, not llguidance's Lark", param="grammar")
+    return {"grammar": params.grammar}
+
+
+def _check_stops(params: SamplingParams, model: LoadedModel) -> None:
+    if not all(params.stop):
+        raise InvalidRequestError("stop holds an empty string; leave it out", param="stop")
+    for each in params.stop_token_ids:
+        token_id(each, model, "stop_token_ids")
+
+
+def _check(
+    name: str, value: float, low: float, high: float, fix: str = "", param: str | None = None
+) -> None:
+    if not low <= value <= high:  # NaN is in no range.
+        limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
+        raise InvalidRequestError(
+            f"{name} is {value}; it must be {limits}{fix}", param=param or name
+        )

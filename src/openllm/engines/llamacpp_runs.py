@@ -1,0 +1,190 @@
+"""Calls into llama.cpp: each blocks a thread of its own, what it says arrives on the event loop.
+
+Requests wait for their turn on our side (`Slots`), never inside llama.cpp, so a waiting one is
+gone at once when it is cancelled. An engine step of llama.cpp calls back once for each running
+sequence, each time in another thread; the loop is woken once for all that has arrived by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from openllm.engines.llamacpp_slots import Slots
+from openllm.engines.llamacpp_stream import Answer
+from openllm.errors import EngineError, EngineUnavailableError, OpenLLMError
+from openllm.types import CompletionChunk, SamplingParams
+
+T = TypeVar("T")
+Translate = Callable[[Answer], OpenLLMError]
+
+
+class Generation:
+    """One running request, from the event loop's side.
+
+    Attributes:
+        cancelled: Makes llama.cpp stop at its next event; read by the native thread.
+    """
+
+    __slots__ = ("_answer", "_chunks", "_error", "_translate", "_waiter", "cancelled")
+
+    def __init__(self, params: SamplingParams, translate: Translate) -> None:
+        self._answer = Answer(params)
+        self._translate = translate
+        self._chunks: deque[CompletionChunk] = deque()
+        self._error: OpenLLMError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self.cancelled = False
+
+    async def next(self) -> CompletionChunk | None:
+        """Return the next chunk, None after the last one; raises what ended the request."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            if self._answer.ended:
+                return None
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._chunks.popleft()
+
+    def take(self, data: bytes) -> None:
+        """Take in one event of llama.cpp."""
+        if self.cancelled:
+            return
+        chunk = self._answer.take(data)
+        if self._answer.error is not None or self._answer.empty:
+            self.fail(self._translate(self._answer))
+        elif chunk is not None:
+            self._chunks.append(chunk)
+            self.cancelled = self._answer.ended
+            self._wake()
+
+    def end(self, error: Exception | None) -> None:
+        """Take in that the native call has returned, or raised."""
+        if not self.cancelled:
+            reason = "ended without a reason" if error is None else f"failed: {error}"
+            self.fail(EngineError(f"the generation {reason}"))
+
+    def fail(self, error: OpenLLMError) -> None:
+        self.cancelled = True
+        if self._error is None and not self._answer.ended:
+            self._error = error
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class _Ended:
+    """The last arrival of a generation."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+
+class Runs:
+    """The native calls under way."""
+
+    def __init__(self, server: Any, size: int) -> None:
+        self._server = server
+        self._size = size
+        self._slots = Slots(size)
+        self._pool = ThreadPoolExecutor(size, thread_name_prefix="llama")
+        self._loop = asyncio.get_running_loop()
+        self._arrived: deque[tuple[Generation, bytes | _Ended]] = deque()
+        self._woken = False
+        self._generations: set[Generation] = set()
+        self._calls: set[Future[Any]] = set()
+        self._all_returned = asyncio.Event()
+
+    @property
+    def active(self) -> int:
+        """Sequences that run or wait."""
+        return self._size - self._slots.free + self._slots.waiting
+
+    async def start(self, body: bytes, params: SamplingParams, translate: Translate) -> Generation:
+        """Wait for a turn, then start a generation; close it by `Generation.cancelled`."""
+        await self._slots.acquire(params.n)
+        generation = Generation(params, translate)
+        self._generations.add(generation)
+        self._submit(params.n, self._generate, generation, body)
+        return generation
+
+    async def call(self, permits: int, function: Callable[..., T], *args: Any) -> T:
+        """Run a blocking call in a thread; it keeps its permits until it has really returned."""
+        return await asyncio.wrap_future(self._submit(permits, function, *args))
+
+    async def acquire(self, most: int) -> int:
+        """Wait for one permit, and take more as far as they are free; return how many."""
+        await self._slots.acquire(1)
+        return 1 + self._slots.take(most - 1)
+
+    async def close(self, patience: float) -> None:
+        """Stop everything, waiting at most `patience` seconds for the threads."""
+        for generation in tuple(self._generations):
+            generation.fail(EngineUnavailableError("the model was stopped"))
+        if self._calls:
+            self._all_returned.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._all_returned.wait(), patience)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._server = None
+
+    def _submit(self, permits: int, function: Callable[..., T], *args: Any) -> Future[T]:
+        try:
+            call = self._pool.submit(function, *args)
+        except RuntimeError:  # The pool is shut down.
+            self._slots.release(permits)
+            raise EngineUnavailableError("the model was stopped") from None
+        self._calls.add(call)
+        call.add_done_callback(lambda call: self._post(self._returned, call, permits))
+        return call
+
+    def _returned(self, call: Future[Any], permits: int) -> None:
+        self._calls.discard(call)
+        self._slots.release(permits)
+        if not self._calls:
+            self._all_returned.set()
+
+    def _generate(self, generation: Generation, body: bytes) -> None:
+        """Run in a thread of the pool: pass on events until llama.cpp or the client has enough."""
+        arrived = self._arrived
+
+        def on_event(data: bytes) -> bool:
+            if generation.cancelled:
+                return True
+            arrived.append((generation, data))
+            if not self._woken:
+                self._woken = True
+                self._post(self._drain)
+            return False
+
+        error = None
+        try:
+            self._server.handle_completions(body, on_event)
+        except Exception as raised:
+            error = raised
+        arrived.append((generation, _Ended(error)))
+        self._post(self._drain)
+
+    def _drain(self) -> None:
+        self._woken = False  # First: what arrives from here on wakes the loop again.
+        arrived = self._arrived
+        while arrived:
+            generation, what = arrived.popleft()
+            if isinstance(what, bytes):
+                generation.take(what)
+            else:
+                self._generations.discard(generation)
+                generation.end(what.error)
+
+    def _post(self, function: Callable[..., object], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # The loop is closed: nobody is left to tell.
+            self._loop.call_soon_threadsafe(function, *args)
