@@ -16,7 +16,8 @@ from msgspec.structs import replace
 from openllm.config.model import ModelConfig
 from openllm.engines import create_engine
 from openllm.errors import UnsupportedError
-from openllm.prompts import ChatTemplate, Literal, load_chat_template
+from openllm.models.gguf import read_header
+from openllm.prompts import ChatTemplate, LiteralText
 from openllm.types import (
     Capabilities,
     CompletionChunk,
@@ -55,7 +56,7 @@ class LLM:
             ConfigurationError: The chat template does not compile.
             EngineStartError: The engine cannot load the model.
         """
-        self._template = load_chat_template(self.model)
+        self._template = _chat_template(self.model)
         self._preprompt = preprompt_text(self.config.defaults.prompt)
         await self._engine.start()
         if self._preprompt:
@@ -105,11 +106,20 @@ class LLM:
             return pieces[0]
         prompt: list[str | int] = []
         for piece in pieces:
-            if isinstance(piece, Literal):
-                prompt += await self._engine.tokenize(piece.text, special=False)
+            if isinstance(piece, LiteralText):
+                prompt += await self._literal_ids(piece.text)
             else:
                 prompt.append(piece)
         return tuple(prompt)
+
+    async def _literal_ids(self, text: str) -> list[int]:
+        ids = await self._engine.tokenize(text, special=False)
+        if len(ids) > 1 or len(text) < 2:
+            return ids
+        # Some tokenizers find added tokens in plain text too; its halves are no such token.
+        half = len(text) // 2
+        first = await self._engine.tokenize(text[:half], special=False)
+        return first + await self._engine.tokenize(text[half:], special=False)
 
     async def _warm_up(self) -> None:
         params = SamplingParams(max_tokens=1, temperature=0.0)
@@ -118,6 +128,25 @@ class LLM:
         async with aclosing(self.generate(request)) as chunks:
             async for _ in chunks:
                 pass
+
+
+def _chat_template(model: LocalModel) -> ChatTemplate | None:
+    if model.format == "script":
+        from openllm.engines.scripted_rules import read_script
+        from openllm.engines.scripted_tokens import CONTROL_TOKENS
+
+        source = read_script(model.path).chat_template
+        return ChatTemplate(source, control_tokens=CONTROL_TOKENS) if source else None
+    header = read_header(model.path)
+    if not header.chat_template:
+        return None
+    return ChatTemplate(
+        header.chat_template,
+        control_tokens=header.control_tokens,
+        bos_token=header.bos_token,
+        eos_token=header.eos_token,
+        add_bos=header.add_bos,
+    )
 
 
 def preprompt_text(value: str | None) -> str:

@@ -59,6 +59,7 @@ def create_service(
     """
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     import bentoml
+    from starlette.routing import Route
 
     class OpenLLM:
         @bentoml.on_startup
@@ -75,7 +76,9 @@ def create_service(
 
     service: bentoml.Service[Any] = bentoml.service(**LEAN)(OpenLLM)
     app = build_app(fleet, settings)
-    segments = frozenset(_first_segment(route.path) for route in app.routes)
+    segments = frozenset(
+        _first_segment(route.path) for route in app.routes if isinstance(route, Route)
+    )
     service.mount_asgi_app(app, name="openllm")
     service.add_asgi_middleware(Guard, settings=settings)
     service.add_asgi_middleware(OwnRoutes, own=app, segments=segments)

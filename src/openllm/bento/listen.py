@@ -54,10 +54,9 @@ def _holder(port: int) -> str:
     import psutil
 
     try:
-        for connection in psutil.net_connections(kind="tcp"):
-            if connection.status == psutil.CONN_LISTEN and connection.laddr.port == port:
-                if connection.pid:
-                    return f" by process {connection.pid} ({psutil.Process(connection.pid).name()})"
+        for each in psutil.net_connections(kind="tcp"):
+            if each.status == psutil.CONN_LISTEN and each.laddr.port == port and each.pid:
+                return f" by process {each.pid} ({psutil.Process(each.pid).name()})"
     except psutil.Error:  # Another user's processes cannot be seen.
         pass
     return ""

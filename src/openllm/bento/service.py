@@ -11,9 +11,9 @@ import os
 from openllm.bento.edge import create_service
 from openllm.config.server import ServerSettings
 from openllm.fleet import Fleet
-from openllm.models.ref import DEFAULT_MODEL, parse_models
+from openllm.models.ref import parse_models
 
-_models = parse_models(os.environ.get("OPEN_LLM_MODELS", DEFAULT_MODEL))
+_models = parse_models(os.environ.get("OPEN_LLM_MODELS", "demo"))
 # BentoML does not tell the service its address, so the guard must not assume the loopback.
 _settings = ServerSettings(
     host="0.0.0.0", api_key=tuple(os.environ.get("OPEN_LLM_API_KEY", "").split())

@@ -141,14 +141,19 @@ class ServedModel:
         self._capabilities = runner.capabilities
         self._fingerprint = _fingerprint(self.model, runner.capabilities)
         self.state, self.reason = "ready", None
+        runner.lost.add_done_callback(self._lost)
         self._gate.open(runner.capabilities.max_concurrency)
 
-    async def _keep_alive(self) -> None:
-        while self._runner is not None and self.state == "ready":
-            await self._runner.lost
-            self._gate.close()  # Those who wait keep their place and run on the next process.
+    def _lost(self, _: asyncio.Future[None]) -> None:
+        # Runs before the streams learn of it, so that their places are not given to a dead runner:
+        # those who wait keep their turn and run on the next process.
+        if self.state == "ready":
+            self._gate.close()
             self.state, self.reason = "restarting", "its process ended"
-            self._crashed("its process " + await self._runner.died)
+
+    async def _keep_alive(self) -> None:
+        while self._runner is not None and self.state in ("ready", "restarting"):
+            self._crashed("its process " + await asyncio.shield(self._runner.died))
             await self._runner.close()
             await self._relaunch()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from openllm.config.model import ModelConfig
 from openllm.errors import EngineCrashedError, EngineStartError, OpenLLMError
@@ -62,11 +62,11 @@ class _Connection(asyncio.Protocol):
     def __init__(self, on_message: Callable[[wire.FromWorker], None]) -> None:
         self._on_message = on_message
         self._unframer = wire.Unframer()
-        self._transport: asyncio.BaseTransport | None = None
+        self._transport: asyncio.WriteTransport | None = None
         self.lost = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
         for body in self._unframer.feed(data):
@@ -78,7 +78,7 @@ class _Connection(asyncio.Protocol):
 
     def send(self, message: wire.ToWorker) -> None:
         if self._transport is not None and not self.lost.done():
-            self._transport.write(wire.encode(message))  # type: ignore[attr-defined]
+            self._transport.write(wire.encode(message))
 
 
 class Runner:
@@ -124,7 +124,7 @@ class Runner:
         )
         self._process.forget_address()
         self._watch = loop.create_task(self._mourn(self._connection))
-        await self._capabilities
+        await asyncio.shield(self._capabilities)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
         number = next(self._ids)

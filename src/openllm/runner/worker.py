@@ -18,7 +18,7 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -50,8 +50,8 @@ class Worker(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        _stream_transport(transport).set_write_buffer_limits(high=MAX_UNSENT)
-        self._transport = _stream_transport(transport)
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=MAX_UNSENT)
         self._started.add_done_callback(self._announce)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -143,13 +143,6 @@ class Worker(asyncio.Protocol):
     def _send(self, message: wire.FromWorker) -> None:
         if self._transport is not None:
             self._transport.write(wire.encode(message))
-
-
-def _stream_transport(transport: asyncio.BaseTransport) -> asyncio.Transport:
-    """Narrow the type that asyncio hands to `connection_made`."""
-    if not isinstance(transport, asyncio.Transport):
-        raise TypeError(f"expected a stream transport, got {type(transport).__name__}")
-    return transport
 
 
 async def serve(listener: socket.socket, launch: wire.Launch) -> None:

@@ -1,0 +1,1 @@
+"""Servers we measure ourselves against, each a script that prints its address."""
