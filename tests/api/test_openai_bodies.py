@@ -99,8 +99,8 @@ HOSTILE: list[tuple[str, bytes, str]] = [
         "escaped",
     ),
     ("8 MB of quotes", around(b'"' + b'\\"' * ((LIMIT - 100) // 2) + b'"', b"user"), "escaped"),
-    ("2 million quotes", around(b'"' + b'\\"' * 1_999_999 + b'"', b"user"), "user"),
-    ("2 million pairs", around(b'"' + b"\\\\" * 999_999 + b'"', b"user"), "user"),
+    ("a million quotes", around(b'"' + b'\\"' * 999_999 + b'"', b"user"), "user"),
+    ("a million pairs", around(b'"' + b"\\\\" * 499_999 + b'"', b"user"), "user"),
     ("8 MB of spaces", b" " * LIMIT, "it is empty"),
 ]
 
@@ -165,20 +165,19 @@ async def test_the_event_loop_is_not_held_up(server: Server, http: Any) -> None:
             longest = max(longest, time.monotonic() - before)
         return longest
 
-    async def longest(body: bytes | None) -> float:
+    async def longest(body: bytes) -> float:
         stop.clear()
         watching = asyncio.run_coroutine_threadsafe(watch(), server.loop)
-        if body is None:
-            await asyncio.sleep(0.2)
-        else:
-            await http.post("/v1/chat/completions", content=body, headers=JSON)
+        await http.post("/v1/chat/completions", content=body, headers=JSON)
         stop.set()
         return watching.result()
 
-    pauses = {name: [await longest(body) for _ in range(3)] for name, body, _ in HOSTILE}
-    # The least of three: other work on the machine only ever adds.
-    slow = {name: times for name, times in pauses.items() if min(times) > 0.05}
-    assert not slow, slow
+    for name, body, _ in HOSTILE:
+        # The least of some tries: other work on the machine only ever adds.
+        pauses: list[float] = []
+        while not pauses or (min(pauses) > 0.05 and len(pauses) < 8):
+            pauses.append(await longest(body))
+        assert min(pauses) <= 0.05, (name, pauses)
 
 
 @pytest.mark.reliability("F-16")

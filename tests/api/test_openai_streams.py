@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import openai
+import psutil
 import pytest
 from tests.api.conftest import TEXT, Server, StubFleet, chat, running
 
@@ -75,6 +76,12 @@ def drop(writer: asyncio.StreamWriter, *, reset: bool) -> None:
         writer.transport.abort()
     else:
         writer.close()
+
+
+def open_connections(port: int) -> list[Any]:
+    """Return the server's ends of its connections, which are in this process too."""
+    connections = psutil.Process().net_connections("tcp")
+    return [each for each in connections if each.laddr.port == port and each.status != "LISTEN"]
 
 
 async def until(condition: Any, seconds: float) -> None:
@@ -359,6 +366,8 @@ async def test_a_client_that_does_not_read_is_dropped() -> None:
         await until(lambda: fleet.open == 1, 5)
         await until(lambda: fleet.open == 0, 5)
         assert time.monotonic() - started >= 0.5
+        # Not only given up: with what is unsent, the connection would stay for as long as it likes.
+        await until(lambda: not open_connections(server.port), 2)
         writer.transport.abort()
 
 

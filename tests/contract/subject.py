@@ -29,7 +29,8 @@ from openllm.types import (
     Usage,
 )
 
-OPTIONS = LoadOptions(context_length=512, max_concurrency=4, threads=2)
+# One thread: several wait for each other by spinning, which takes long on a busy machine.
+OPTIONS = LoadOptions(context_length=512, max_concurrency=4, threads=1)
 DEMO = Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf"
 
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")

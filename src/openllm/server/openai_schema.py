@@ -12,23 +12,19 @@ import orjson
 from pydantic import (
     Discriminator,
     Field,
-    JsonValue,
     Tag,
     field_validator,
-    model_validator,
 )
-from pydantic_core import PydanticCustomError
 
 from openllm.server import openai_fields
-from openllm.server.validation import WireModel
+from openllm.server.response_format import MAX_SCHEMA_BYTES, ResponseFormat
+from openllm.server.validation import WireModel, fault
 
 MAX_N = 16
 MAX_TOP_LOGPROBS = 20
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 256
 MAX_EMBEDDING_INPUTS = 2048
-MAX_SCHEMA_BYTES = 64 * 1024
-MAX_SCHEMA_DEPTH = 32
 _MAX_TOKENS = 2**31 - 1
 
 
@@ -63,44 +59,6 @@ Stop = Annotated[
     | Annotated[list[StopText], Field(max_length=16), Tag("<texts>")],
     _must_be("a string or an array of strings"),
 ]
-
-
-class JsonSchemaFormat(WireModel):
-    name: Annotated[str, Field(min_length=1, max_length=64)]
-    description: str | None = None
-    schema_: dict[str, JsonValue] | None = Field(None, alias="schema")
-    strict: bool | None = Field(
-        None, description="Accepted either way; the schema is always enforced."
-    )
-
-    @field_validator("schema_")
-    @classmethod
-    def _bounded(cls, value: dict[str, JsonValue] | None) -> dict[str, JsonValue] | None:
-        if value is not None:
-            size = len(orjson.dumps(value))
-            if size > MAX_SCHEMA_BYTES:
-                raise _fault(f"must have at most {MAX_SCHEMA_BYTES} bytes")
-            if _depth(value) > MAX_SCHEMA_DEPTH:
-                raise _fault(f"must be nested at most {MAX_SCHEMA_DEPTH} levels deep")
-        return value
-
-
-class ResponseFormat(WireModel):
-    type: Literal["text", "json_object", "json_schema"]
-    json_schema: JsonSchemaFormat | None = None
-
-    @field_validator("json_schema")
-    @classmethod
-    def _belongs(cls, value: JsonSchemaFormat | None, info: Any) -> JsonSchemaFormat | None:
-        if value is not None and info.data.get("type") in ("text", "json_object"):
-            raise _fault('is only allowed with type "json_schema"')
-        return value
-
-    @model_validator(mode="after")
-    def _complete(self) -> ResponseFormat:
-        if self.type == "json_schema" and self.json_schema is None:
-            raise _fault('needs json_schema when its type is "json_schema"')
-        return self
 
 
 class StreamOptions(WireModel):
@@ -149,7 +107,7 @@ class GenerationRequest(WireModel):
     def _token_ids(cls, value: dict[str, float] | None) -> dict[str, float] | None:
         for key in value or ():
             if not (key.isascii() and key.isdigit() and len(key) < 10):
-                raise _fault(f"must have token ids as keys, got {orjson.dumps(key[:40]).decode()}")
+                raise fault(f"must have token ids as keys, got {orjson.dumps(key[:40]).decode()}")
         return value
 
     @field_validator("grammar")
@@ -157,14 +115,14 @@ class GenerationRequest(WireModel):
     def _one_constraint(cls, value: str | None, info: Any) -> str | None:
         form = info.data.get("response_format")
         if value is not None and form is not None and form.type != "text":
-            raise _fault("cannot be combined with response_format; send one of them")
+            raise fault("cannot be combined with response_format; send one of them")
         return value
 
     @field_validator("stream_options")
     @classmethod
     def _only_streamed(cls, value: StreamOptions | None, info: Any) -> StreamOptions | None:
         if value is not None and not info.data.get("stream"):
-            raise _fault("is only allowed when stream is true")
+            raise fault("is only allowed when stream is true")
         return value
 
 
@@ -200,7 +158,7 @@ class ChatMessage(WireModel):
     @classmethod
     def _needed(cls, value: Content | None, info: Any) -> Content | None:
         if value is None and info.data.get("role", "assistant") != "assistant":
-            raise _fault("must be a string or an array of text parts")
+            raise fault("must be a string or an array of text parts")
         return value
 
     @property
@@ -234,7 +192,7 @@ class ChatCompletionRequest(GenerationRequest):
     @classmethod
     def _with_logprobs(cls, value: int | None, info: Any) -> int | None:
         if value is not None and not info.data.get("logprobs"):
-            raise _fault("is only allowed when logprobs is true")
+            raise fault("is only allowed when logprobs is true")
         return value
 
 
@@ -259,7 +217,7 @@ class CompletionRequest(GenerationRequest):
     @classmethod
     def _without_logprobs(cls, value: bool | None, info: Any) -> bool | None:
         if value and info.data.get("logprobs") is not None:
-            raise _fault("cannot be combined with logprobs: those of a prompt are not computed")
+            raise fault("cannot be combined with logprobs: those of a prompt are not computed")
         return value
 
 
@@ -287,24 +245,3 @@ class EmbeddingRequest(WireModel):
         None, description="Keep this many leading numbers of each vector, at unit length again."
     )
     user: Label | None = None
-
-
-def _fault(message: str) -> PydanticCustomError:
-    # Braces would be taken for a template.
-    return PydanticCustomError("fault", "{message}", {"message": message})
-
-
-def _depth(value: JsonValue) -> int:
-    depth, level = 0, [value]
-    while level:
-        depth += 1
-        level = [child for each in level for child in _children(each)]
-    return depth
-
-
-def _children(value: JsonValue) -> list[JsonValue]:
-    if isinstance(value, dict):
-        value = [*value.values()]
-    if not isinstance(value, list):
-        return []
-    return [child for child in value if isinstance(child, (dict, list))]

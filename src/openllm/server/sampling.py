@@ -6,11 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from openllm.config.model import RequestDefaults
-from openllm.server.openai_schema import (
-    ChatCompletionRequest,
-    GenerationRequest,
-    ResponseFormat,
-)
+from openllm.server.openai_schema import ChatCompletionRequest, GenerationRequest
+from openllm.server.response_format import ResponseFormat
 from openllm.types import SamplingParams
 
 _DEFAULTED = (

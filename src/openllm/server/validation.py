@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
 
 from openllm.errors import InvalidRequestError, UnsupportedError
 
@@ -73,6 +74,12 @@ def validate(model: type[Model], body: Mapping[str, Any]) -> Model:
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=True, include_input=True)
         raise _explain(faults[0]) from None
+
+
+def fault(message: str) -> PydanticCustomError:
+    """Return what a validator raises; `message` follows the path of its field."""
+    # Given whole, it would be taken for a template.
+    return PydanticCustomError("fault", "{message}", {"message": message})
 
 
 def shorten(value: object) -> str:

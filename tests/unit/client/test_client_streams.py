@@ -178,6 +178,12 @@ def test_comments_and_split_events_are_read(call: Call, peer: Peer) -> None:
     assert call("chat", "Hi", stream=True) == ["H\u00e4"]
 
 
+def test_what_follows_the_last_event_is_ignored(call: Call, peer: Peer) -> None:
+    last = event({"text": "!", "configuration": {}})
+    peer.answers.append(sending(event({"text": "Hi"}) + last + b"data: [DONE]\n\n"))
+    assert call("chat", "Hi", stream=True) == ["Hi", "!"]
+
+
 def test_a_refused_stream_is_tried_again(call: Call, peer: Peer) -> None:
     peer.answers.append(failing(429, retry_after="0"))
     assert "".join(call("chat", "Hi", stream=True)) == "Hello, world\u2028!"

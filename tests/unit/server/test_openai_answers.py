@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openllm.errors import EngineError, OverloadedError
@@ -76,6 +76,7 @@ def test_a_logprob_without_a_number() -> None:
 
 
 @pytest.mark.reliability("C-04", "C-07")
+@settings(deadline=None)
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 def test_no_text_breaks_an_event(text: str) -> None:
     data = to_json(text)

@@ -1,0 +1,5 @@
+"""`python -m openllm.cli` is `openllm`."""
+
+from openllm.cli import main
+
+main(prog_name="openllm")

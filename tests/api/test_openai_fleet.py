@@ -1,0 +1,91 @@
+"""The API over the real fleet: models in processes of their own, one of which is killed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.api.conftest import SCRIPT, TEXT, Server, chat, running
+from tests.api.test_openai_streams import connect, drop, exchange, until
+
+from openllm.fleet import Fleet
+from openllm.types import LocalModel
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """Models "one" and "two", 100 tokens a second each."""
+    models = []
+    for name in ("one", "two"):
+        path = tmp_path / f"{name}.script.json"
+        path.write_text(json.dumps({**SCRIPT, "tokens_per_second": 100}))
+        models.append(LocalModel(name=name, path=str(path), format="script"))
+    with running(Fleet(models)) as server:
+        yield server
+
+
+@pytest.mark.spec("S0-06", "S3-32")
+async def test_both_models_answer(server: Server) -> None:
+    async with server.sdk() as sdk:
+        for name in ("one", "two"):
+            answer = await sdk.chat.completions.create(**chat() | {"model": name})
+            assert (answer.model, answer.choices[0].message.content) == (name, TEXT)
+            assert (await sdk.embeddings.create(model=name, input="hi")).data[0].embedding
+        assert [model.id async for model in sdk.models.list()] == ["one", "two"]
+
+
+@pytest.mark.reliability("F-01")
+async def test_a_client_that_leaves_frees_its_place(server: Server) -> None:
+    body = chat("slow", stream=True, n=8) | {"model": "one"}
+    reader, writer = await connect(server.port, body)
+    await reader.readuntil(b'"content":"word')
+    drop(writer, reset=True)
+    started = time.monotonic()
+    _, answer = await exchange(server.port, chat() | {"model": "one"})
+    assert json.loads(answer)["choices"][0]["message"]["content"] == TEXT
+    # All eight places were taken, for four seconds and more.
+    assert time.monotonic() - started < 2
+
+
+@pytest.mark.reliability("F-05")
+async def test_a_killed_engine(server: Server) -> None:
+    streams = [
+        asyncio.create_task(exchange(server.port, chat("slow", stream=stream) | {"model": "one"}))
+        for stream in (False, False, *[True] * 6)
+    ]
+    other = asyncio.create_task(exchange(server.port, chat("long", stream=True) | {"model": "two"}))
+    await asyncio.sleep(0.5)
+    pid = server.fleet.pids()["one"]
+    killed = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    ends = await asyncio.gather(*streams)
+    assert time.monotonic() - killed < 2
+    for head, body in ends[:2]:
+        assert head.startswith(b"HTTP/1.1 503 ")
+        assert b"retry-after: " in head
+        assert json.loads(body)["error"]["code"] == "engine_crashed"
+    for head, body in ends[2:]:
+        assert head.startswith(b"HTTP/1.1 200 ")
+        *events, last, _ = body.split(b"\n\n")
+        error = json.loads(last.removeprefix(b"data: "))["error"]
+        assert (error["type"], error["code"]) == ("server_error", "engine_crashed")
+        assert all(b'"finish_reason":null' in event for event in events)
+    async with server.http() as http:
+        assert (await http.get("/readyz")).status_code == 503
+        refused = await http.post("/v1/chat/completions", json=chat() | {"model": "one"})
+        assert refused.status_code == 503
+        assert int(refused.headers["retry-after"]) >= 1
+        _, body = await other
+        assert b"[DONE]" in body
+        await until(lambda: server.fleet.ready, 10)
+        assert (await http.get("/readyz")).status_code == 200
+        again = await http.post("/v1/chat/completions", json=chat() | {"model": "one"})
+        assert again.json()["choices"][0]["message"]["content"] == TEXT

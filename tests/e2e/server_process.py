@@ -1,0 +1,58 @@
+"""`openllm start` as a real process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+
+COMMAND = [sys.executable, "-m", "openllm.cli"]
+
+
+class ServerProcess:
+    """A started server: its base URL, and the process."""
+
+    def __init__(self, process: subprocess.Popen[str], ready: dict[str, Any]) -> None:
+        self.process = process
+        self.ready = ready
+        self.url: str = ready["ready"]
+
+    def post(self, path: str, body: object, **options: Any) -> httpx2.Response:
+        return httpx2.post(self.url + path, json=body, timeout=60, **options)
+
+    def get(self, path: str, **options: Any) -> httpx2.Response:
+        return httpx2.get(self.url + path, timeout=60, **options)
+
+
+@contextmanager
+def serving(*arguments: str) -> Iterator[ServerProcess]:
+    """Start a server on a free port, wait until it is ready, and end it."""
+    process = subprocess.Popen(
+        [*COMMAND, "start", *arguments, "--port", "0"], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        if process.stdout is None:
+            raise RuntimeError("no output to read")
+        line = process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the server ended with status {process.wait()}")
+        yield ServerProcess(process, json.loads(line))
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
+            if process.stdout is not None:
+                process.stdout.close()
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False
+    )
