@@ -71,7 +71,9 @@ class Corpus:
     """Draws samples of the corpus from a seeded random generator."""
 
     def __init__(self) -> None:
-        self.book: Book = load_book(("shared", *PRODUCT_FILES, "smalltalk", "unknown", "keywords", "more"))
+        self.book: Book = load_book(
+            ("shared", *PRODUCT_FILES, "smalltalk", "unknown", "keywords", "more")
+        )
         skill_book = load_book(("skills", "more_skills"))
         self.grammar = Grammar(self.book.definitions)
         patterns = {

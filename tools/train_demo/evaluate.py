@@ -87,17 +87,20 @@ def all_capitals(corpus: Corpus) -> list[Turn]:
     ]
 
 
-def unseen_turns(corpus: Corpus) -> list[Turn]:
+def unseen_turns(corpus: Corpus, name: str = "unseen") -> list[Turn]:
     """Return the questions written by hand with the facts of their topics."""
     turns = []
-    for line in (PHRASES / "unseen.txt").read_text(encoding="utf-8").splitlines():
+    slots = {"{params}": PARAMETERS_MILLIONS, "{port}": "9191"}
+    for line in (PHRASES / f"{name}.txt").read_text(encoding="utf-8").splitlines():
         if not line or line.startswith("#"):
             continue
-        name, _, question = line.partition("|")
-        facts = (
-            fact.replace("{params}", PARAMETERS_MILLIONS) for fact in corpus.book.topics[name].facts
-        )
-        turns.append(Turn(question, "", name, tuple(facts)))
+        topic, _, question = line.partition("|")
+        facts = []
+        for fact in corpus.book.topics[topic].facts:
+            for slot, value in slots.items():
+                fact = fact.replace(slot, value)
+            facts.append(fact)
+        turns.append(Turn(question, "", topic, tuple(facts)))
     return turns
 
 
@@ -129,10 +132,11 @@ def score(engine: Engine, corpus: Corpus, per_topic: int) -> list[Result]:
     ]
     results += [ask(engine, "all sums 0..20 + 0..20", turn) for turn in all_sums()]
     results += [ask(engine, "all capitals", turn) for turn in all_capitals(corpus)]
-    for turn in unseen_turns(corpus):
-        source = corpus.book.source[turn.topic]
-        kind = source if source in ("smalltalk", "unknown") else "product"
-        results.append(ask(engine, f"by hand: {kind}", turn))
+    for name, label in (("unseen", "by hand"), ("unseen_late", "by hand, second set")):
+        for turn in unseen_turns(corpus, name):
+            source = corpus.book.source[turn.topic]
+            kind = source if source in ("smalltalk", "unknown") else "product"
+            results.append(ask(engine, f"{label}: {kind}", turn))
     results += score_talks(engine)
     for prompt, expected in COMPLETIONS:
         answer = engine.complete(prompt)

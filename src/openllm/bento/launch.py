@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import shlex
+import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from openllm.bento.listen import listen
@@ -123,7 +125,26 @@ def _uvicorn(app: Any, settings: ServerSettings) -> uvicorn.Server:
             ssl_ciphers=settings.ssl_ciphers,
         ),
     )
-    return uvicorn.Server(config)
+    return _server(config)
+
+
+def _server(config: uvicorn.Config) -> uvicorn.Server:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Ends with status 0 on a signal; uvicorn's own raises the signal again at the end."""
+
+        @contextmanager
+        def capture_signals(self) -> Iterator[None]:
+            signals = (signal.SIGINT, signal.SIGTERM)
+            before = {each: signal.signal(each, self.handle_exit) for each in signals}
+            try:
+                yield
+            finally:
+                for each, handler in before.items():
+                    signal.signal(each, handler)
+
+    return Server(config)
 
 
 def _set_only(**options: Any) -> dict[str, Any]:

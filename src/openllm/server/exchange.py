@@ -154,12 +154,18 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         exchange = Exchange(scope, receive, send, self._settings)
         try:
-            await self._handler(exchange, self._fleet)
+            await self._answer(exchange)
         except ClientDisconnectedError:
             logger.debug("request %s: the client left", exchange.request_id)
         except SlowClientError:
             logger.warning("request %s: the client does not read", exchange.request_id)
             await _abort(scope)
+
+    async def _answer(self, exchange: Exchange) -> None:
+        try:
+            await self._handler(exchange, self._fleet)
+        except (ClientDisconnectedError, SlowClientError):
+            raise
         except Exception as error:
             await exchange.fail(error)
 

@@ -146,6 +146,19 @@ async def test_a_rebound_name_is_refused_on_loopback() -> None:
         assert (await ask(guarded(hello), "/livez", host=host)).status == 400
 
 
+async def test_elsewhere_any_host_is_answered_but_pages_obey_the_same_rule() -> None:
+    guard = guarded(hello, host="0.0.0.0")
+    host = [(b"host", b"llm.example:5000")]
+    assert (await ask(guard, host=host)).status == 200
+    for origin, status in ((b"http://llm.example:5000", 200), (b"http://evil.example", 403)):
+        answer = await ask(guard, "/chat", (b"origin", origin), method="POST", host=host)
+        assert answer.status == status
+    assert (await ask(guard, host=[(b"host", b"a?b")])).status == 400
+    named = guarded(hello, host="0.0.0.0", allowed_host=("llm.example",))
+    assert (await ask(named, host=host)).status == 200
+    assert (await ask(named, host=[(b"host", b"other.example")])).status == 403
+
+
 @pytest.mark.reliability("S-33")
 async def test_a_foreign_page_gets_no_leave() -> None:
     guard = guarded(hello)
