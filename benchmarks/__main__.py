@@ -8,11 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import psutil
 from rich.console import Console
 
 from benchmarks import llama_server, overhead, startup
 from benchmarks.results import Result, print_result, write_result
 
+BUSY_PERCENT = 10.0
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -39,10 +41,14 @@ def main(which: str, out: Path, rounds: int, threads: int) -> None:
             continue
         begin = time.monotonic()
         console.print(f"running {name}")
+        busy = psutil.cpu_percent(interval=1.0)
         try:
             result = run()
         except RuntimeError as exc:
             raise click.ClickException(f"{name}: {exc}") from exc
+        result.data["cpu_busy_before_percent"] = busy
+        if busy > BUSY_PERCENT:
+            result.notes.append(f"other programs kept the machine {busy:.0f} % busy: do not quote")
         path = write_result(result, out)
         print_result(result, console)
         console.print(f"{path}, {time.monotonic() - begin:.0f} s", markup=False, highlight=False)

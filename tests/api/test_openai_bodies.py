@@ -244,7 +244,6 @@ async def test_content_types_that_are_json(http: Any, kind: str) -> None:
     assert reply.status_code == 200
 
 
-@pytest.mark.reliability("F-19")
 async def test_a_body_that_stops_coming(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openllm.server.body.IDLE_TIMEOUT", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)

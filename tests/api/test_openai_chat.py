@@ -218,7 +218,6 @@ async def test_a_request_names_its_model_or_gets_the_first(http: Any) -> None:
     assert reply.json()["model"] == "mute"
 
 
-@pytest.mark.reliability("C-24")
 async def test_unknown_model(sdk: openai.AsyncOpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as caught:
         await sdk.chat.completions.create(**{**chat(), "model": "nope"})

@@ -18,7 +18,6 @@ def length(vector: list[float]) -> float:
 
 
 @pytest.mark.spec("S3-20")
-@pytest.mark.reliability("C-21")
 async def test_base64_equals_float(sdk: openai.AsyncOpenAI, http: Any) -> None:
     by_sdk = await sdk.embeddings.create(model="demo", input=["a cat", "a dog", "x y z"])
     body = {"model": "demo", "input": ["a cat", "a dog", "x y z"]}
@@ -43,7 +42,6 @@ async def test_input_forms(sdk: openai.AsyncOpenAI, value: Any) -> None:
     assert (await sdk.embeddings.create(model="demo", input=value)).data[0].embedding == expected
 
 
-@pytest.mark.reliability("C-21")
 async def test_dimensions_truncate_and_renormalise(sdk: openai.AsyncOpenAI) -> None:
     text = "many different words make a dense vector of this kind"
     full = (await sdk.embeddings.create(model="demo", input=text)).data[0].embedding

@@ -32,7 +32,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
         yield server
 
 
-@pytest.mark.spec("S0-06", "S3-32")
+@pytest.mark.spec("S0-06")
 async def test_both_models_answer(server: Server) -> None:
     async with server.sdk() as sdk:
         for name in ("one", "two"):

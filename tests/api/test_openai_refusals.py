@@ -172,7 +172,6 @@ async def test_response_format(http: Any, form: Any, param: str) -> None:
     assert (error["code"] == "unsupported_parameter") == fits
 
 
-@pytest.mark.spec("S0-34")
 @pytest.mark.parametrize(
     ("fields", "param", "says"),
     [

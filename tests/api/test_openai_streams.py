@@ -157,7 +157,6 @@ ERRORS: list[tuple[Exception, int, str, str, str | None]] = [
 ]
 
 
-@pytest.mark.spec("S3-46")
 @pytest.mark.reliability("F-05")
 @pytest.mark.parametrize(("error", "status", "kind", "code", "retry_after"), ERRORS)
 async def test_error_before_and_after_the_first_chunk(
@@ -351,7 +350,6 @@ async def test_many_random_aborts_leak_nothing(server: Server) -> None:
     assert json.loads(body)["choices"][0]["message"]["content"] == TEXT
 
 
-@pytest.mark.reliability("F-02")
 async def test_a_client_that_does_not_read_is_dropped() -> None:
     async def produce() -> AsyncIterator[CompletionChunk]:
         while True:

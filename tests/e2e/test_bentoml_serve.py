@@ -53,6 +53,9 @@ def test_bentoml_serve(scripted: Callable[..., LocalModel]) -> None:
                 refused = httpx2.get(url + path)
                 assert refused.status_code == 401, path
                 assert refused.json()["error"]["type"]
+            with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+                raw.sendall(b"no HTTP at all\r\n\r\n")
+                assert b'"error"' in raw.recv(4096)
             missing = httpx2.get(f"{url}/no/such/route", headers=header)
             assert missing.status_code == 404
             assert set(missing.json()["error"]) == {"message", "type", "param", "code"}

@@ -76,6 +76,7 @@ def create_service(
 
     service: bentoml.Service[Any] = bentoml.service(**LEAN)(OpenLLM)
     app = build_app(fleet, settings)
+    Guard(app, settings)  # BentoML makes its own only when it serves; a wrong setting fails now.
     segments = frozenset(
         _first_segment(route.path) for route in app.routes if isinstance(route, Route)
     )

@@ -35,11 +35,13 @@ def serve(
         ConfigurationError: The address is taken or cannot be bound.
     """
     sock = listen(settings.host, settings.port, settings.backlog)
-    if not settings.loopback and not (settings.api_key or settings.api_key_file):
+    if not settings.loopback and not settings.keyed:
         logger.warning(
             "anyone who can reach %s can use the models: set --api-key to require a key",
             settings.host,
         )
+    if settings.access_log:
+        logging.getLogger("openllm.access").setLevel(logging.INFO)
     return _Launch(models, configs, settings, sock).run()
 
 
@@ -76,7 +78,7 @@ class _Launch:
     def _ready_line(self) -> str:
         port = self._socket.getsockname()[1]
         url = base_url(self._settings, port)
-        curl = curl_example(url, self._models[0].name, keyed=bool(self._settings.api_key))
+        curl = curl_example(url, self._models[0].name, keyed=self._settings.keyed)
         if self._settings.port == 0:
             names = [model.name for model in self._models]
             return json.dumps({"ready": url, "port": port, "models": names, "try": curl})

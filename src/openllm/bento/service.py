@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+import uvicorn.config
+
 from openllm.bento.edge import create_service
 from openllm.config.server import ServerSettings
 from openllm.fleet import Fleet
@@ -18,5 +20,8 @@ _models = parse_models(os.environ.get("OPEN_LLM_MODELS", "demo"))
 _settings = ServerSettings(
     host="0.0.0.0", api_key=tuple(os.environ.get("OPEN_LLM_API_KEY", "").split())
 )
+
+# BentoML makes uvicorn's configuration itself and leaves the protocol to this table.
+uvicorn.config.HTTP_PROTOCOLS["auto"] = "openllm.server.protocol:HttpProtocol"
 
 svc = create_service(Fleet(_models, max_waiting=_settings.max_waiting), _settings)

@@ -16,7 +16,9 @@ class ServerSettings(BaseModel):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(5000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     api_key: tuple[str, ...] = Field(
-        (), description="Key that clients must send; may be repeated. Without one all may ask."
+        (),
+        repr=False,
+        description="Key that clients must send; may be repeated. Without one all may ask.",
     )
     api_key_file: Path | None = Field(
         None, description="File of keys, one a line; lines that begin with # are comments."
@@ -71,6 +73,11 @@ class ServerSettings(BaseModel):
         if self.ssl_keyfile and not self.ssl_certfile:
             raise ValueError("ssl_keyfile is given without ssl_certfile; give both")
         return self
+
+    @property
+    def keyed(self) -> bool:
+        """Whether clients must send a key."""
+        return bool(self.api_key or self.api_key_file)
 
     @property
     def loopback(self) -> bool:

@@ -60,7 +60,6 @@ CLOSE_SECONDS = 2.0
 
 
 class _Vector(Struct, frozen=True):
-    index: int
     embedding: str  # base64 of float32
 
 
@@ -161,7 +160,10 @@ class LlamaCppEngine:
             generation.cancelled = True
 
     async def embed(self, inputs: Sequence[Prompt]) -> EmbeddingOutput:
-        """Embed each input by itself; as many at once as slots are free.
+        """Embed inputs, one after the other.
+
+        llama.cpp would embed several at once, but wrongly: it may cut inputs of different lengths
+        into pieces and then returns the mean over the last piece.
 
         Raises:
             ContextLengthError: An input is longer than `capabilities.max_embedding_tokens`.
@@ -174,11 +176,9 @@ class LlamaCppEngine:
         prompts = [native_prompt(prompt, started.model, "input") for prompt in inputs]
         vectors: list[bytes] = []
         tokens = 0
-        while len(vectors) < len(prompts):
-            permits = await started.runs.acquire(len(prompts) - len(vectors))
-            group = prompts[len(vectors) : len(vectors) + permits]
-            reply = await self._embed(started, group)
-            vectors += (base64.b64decode(each.embedding) for each in _in_order(reply))
+        for prompt in prompts:
+            reply = await self._embed(started, prompt)
+            vectors.append(base64.b64decode(reply.data[0].embedding))
             tokens += reply.usage.prompt_tokens
         return EmbeddingOutput(tuple(vectors), tokens)
 
@@ -219,9 +219,9 @@ class LlamaCppEngine:
     def _longest_embedding(self, model: LoadedModel) -> int:
         return min(BATCH, model.context) if self._options.embeddings else 0
 
-    async def _embed(self, started: _Started, group: list[Any]) -> _Embeddings:
-        body = encode({"input": group, "encoding_format": "base64"})
-        data = await started.runs.call(len(group), started.server.handle_embeddings, body)
+    async def _embed(self, started: _Started, prompt: str | list[str | int]) -> _Embeddings:
+        body = encode({"input": [prompt], "encoding_format": "base64"})
+        data = await started.runs.call_alone(started.server.handle_embeddings, body)
         reply = msgspec.json.decode(data, type=_Embeddings)
         if reply.error is not None:
             longest = self._longest_embedding(started.model)
@@ -259,7 +259,3 @@ async def _adds_bos(socket: NativeSocket) -> bool:
 async def _never_first_in_json(socket: NativeSocket) -> int:
     """Return a token that no JSON value begins with."""
     return int((await socket.post("/tokenize", encode({"content": "}"})))["tokens"][-1])
-
-
-def _in_order(reply: _Embeddings) -> list[_Vector]:
-    return sorted(reply.data, key=lambda vector: vector.index)

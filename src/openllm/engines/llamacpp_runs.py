@@ -12,6 +12,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeVar
 
 from openllm.engines.llamacpp_slots import Slots
@@ -96,6 +97,7 @@ class Runs:
         self._server = server
         self._size = size
         self._slots = Slots(size)
+        self._alone = Slots(1)
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="llama")
         self._loop = asyncio.get_running_loop()
         self._arrived: deque[tuple[Generation, bytes | _Ended]] = deque()
@@ -114,17 +116,23 @@ class Runs:
         await self._slots.acquire(params.n)
         generation = Generation(params, translate)
         self._generations.add(generation)
-        self._submit(params.n, self._generate, generation, body)
+        self._submit(partial(self._slots.release, params.n), self._generate, generation, body)
         return generation
 
-    async def call(self, permits: int, function: Callable[..., T], *args: Any) -> T:
-        """Run a blocking call in a thread; it keeps its permits until it has really returned."""
-        return await asyncio.wrap_future(self._submit(permits, function, *args))
+    async def call_alone(self, function: Callable[..., T], *args: Any) -> T:
+        """Wait for a turn, then run a blocking call while no other such call runs."""
+        await self._alone.acquire(1)
+        try:
+            await self._slots.acquire(1)
+        except BaseException:
+            self._alone.release(1)
+            raise
 
-    async def acquire(self, most: int) -> int:
-        """Wait for one permit, and take more as far as they are free; return how many."""
-        await self._slots.acquire(1)
-        return 1 + self._slots.take(most - 1)
+        def release() -> None:
+            self._alone.release(1)
+            self._slots.release(1)
+
+        return await asyncio.wrap_future(self._submit(release, function, *args))
 
     async def close(self, patience: float) -> None:
         """Stop everything, waiting at most `patience` seconds for the threads."""
@@ -137,19 +145,22 @@ class Runs:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._server = None
 
-    def _submit(self, permits: int, function: Callable[..., T], *args: Any) -> Future[T]:
+    def _submit(
+        self, release: Callable[[], None], function: Callable[..., T], *args: Any
+    ) -> Future[T]:
+        """Run a call in a thread; what it holds is released when it has really returned."""
         try:
             call = self._pool.submit(function, *args)
         except RuntimeError:  # The pool is shut down.
-            self._slots.release(permits)
+            release()
             raise EngineUnavailableError("the model was stopped") from None
         self._calls.add(call)
-        call.add_done_callback(lambda call: self._post(self._returned, call, permits))
+        call.add_done_callback(lambda call: self._post(self._returned, call, release))
         return call
 
-    def _returned(self, call: Future[Any], permits: int) -> None:
+    def _returned(self, call: Future[Any], release: Callable[[], None]) -> None:
         self._calls.discard(call)
-        self._slots.release(permits)
+        release()
         if not self._calls:
             self._all_returned.set()
 

@@ -43,12 +43,6 @@ class Slots:
                 self.release(count)
             raise
 
-    def take(self, most: int) -> int:
-        """Take up to `most` permits without waiting, none if others wait; return how many."""
-        taken = 0 if self._queue else min(most, self.free)
-        self.free -= taken
-        return taken
-
     def release(self, count: int) -> None:
         self.free += count
         self._grant()

@@ -1,7 +1,7 @@
 """The child process: one `LLM` served on a Unix socket until its parent is gone.
 
-Started as `python -m openllm.runner.worker FD` with a `wire.Launch` as JSON on standard input. FD is a
-listening socket. Standard input stays open: its end means that the parent has died.
+Started as `python -m openllm.runner.worker FD`, FD being a listening socket, with a `wire.Launch` as
+JSON on standard input. That stays open: its end means that the parent has died.
 """
 
 from __future__ import annotations

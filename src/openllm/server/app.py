@@ -51,7 +51,7 @@ def build_app(fleet: Fleet, settings: ServerSettings) -> Starlette:
                 )
             ),
             *native_routes(endpoint),
-            *docs_routes(keyed=bool(settings.api_key or settings.api_key_file)),
+            *docs_routes(keyed=settings.keyed),
         ],
         exception_handlers={HTTPException: _no_route, OpenLLMError: _our_error},
     )

@@ -38,7 +38,6 @@ def test_nothing_sent_is_the_engines_neutral() -> None:
     assert sampling_params(wire, RequestDefaults(), logprobs=2) == SamplingParams(logprobs=2)
 
 
-@pytest.mark.spec("S0-33")
 def test_the_models_defaults_fill_what_is_not_sent() -> None:
     assert params(DEFAULTS) == SamplingParams(
         temperature=0.25,

@@ -70,7 +70,6 @@ async def test_an_event_waits_for_a_comment_on_its_way(monkeypatch: pytest.Monke
     assert sum(each["type"] == "http.response.start" for each in client.messages) == 1
 
 
-@pytest.mark.reliability("F-02")
 async def test_a_write_that_takes_too_long() -> None:
     client = Client()
     client.reads.clear()
