@@ -17,6 +17,7 @@ from string import ascii_lowercase
 from typing import Any
 
 import numpy as np
+
 from tools.llama_gguf import Array, LlamaShape, write_llama_gguf
 
 BUILD = Path(__file__).parent.parent / "build"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.api.bench_peer import Peer, running
 
 from openllm.cli.bench import bench
+from tests.api.bench_peer import Peer, running
 
 MAIN = "from openllm.cli import main; main()"
 FAST = ["--requests", "4", "--concurrency", "2", "--warmup", "0"]

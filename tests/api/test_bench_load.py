@@ -7,12 +7,12 @@ import time
 from typing import Any
 
 import pytest
-from tests.api.bench_peer import Peer, running
 
 from openllm.bench.http_client import parse_target
 from openllm.bench.report import Summary, compare, summarise_side
 from openllm.bench.run import Run, Side, run_bench
 from openllm.bench.settings import BenchSettings
+from tests.api.bench_peer import Peer, running
 
 
 def bench(*peers: Peer, key: str | None = None, **settings: Any) -> Run:

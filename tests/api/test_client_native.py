@@ -10,12 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.api.conftest import TEXT, ScriptedFleet, Server, running, scripted_engine
 
 import open_llm_client
 from open_llm_client import Client
 from openllm.config.model import RequestDefaults
 from openllm.config.server import ServerSettings
+from tests.api.conftest import TEXT, ScriptedFleet, Server, running, scripted_engine
 
 SAMPLING = {"temperature": 0.5, "top_k": 3, "top_p": 0.15, "stop_sequence": "--"}
 

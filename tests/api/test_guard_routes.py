@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
-from tests.api.conftest import ScriptedFleet, scripted_engine
-from tests.asgi import HOST, ask
 
 from openllm.bento.edge import create_service
 from openllm.config.model import RequestDefaults
 from openllm.config.server import ServerSettings
 from openllm.server.app import build_app
 from openllm.server.guard import Guard
+from tests.api.conftest import ScriptedFleet, scripted_engine
+from tests.asgi import HOST, ask
 
 pytestmark = pytest.mark.anyio
 

@@ -10,11 +10,11 @@ from collections.abc import Iterator
 
 import psutil
 import pytest
-from tests.api.conftest import ScriptedFleet, Server, running, scripted_engine
 
 from openllm.config.model import RequestDefaults
 from openllm.config.server import ServerSettings
 from openllm.server.protocol import MAX_HEADER_BYTES
+from tests.api.conftest import ScriptedFleet, Server, running, scripted_engine
 
 HEAD = re.compile(rb"HTTP/1\.1 (\d{3}) ")
 

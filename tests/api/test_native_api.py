@@ -11,14 +11,14 @@ import anyio
 import httpx2
 import pytest
 from starlette.routing import Route
-from tests.api.conftest import TEXT, ScriptedFleet, Server, StubFleet, running, scripted_engine
-from tests.asgi import ask
 
 from openllm.config.model import RequestDefaults
 from openllm.config.server import ServerSettings
 from openllm.errors import EngineCrashedError, OverloadedError
 from openllm.server.app import build_app
 from openllm.types import CompletionChunk, GenerateRequest, Message, SamplingParams, Usage
+from tests.api.conftest import TEXT, ScriptedFleet, Server, StubFleet, running, scripted_engine
+from tests.asgi import ask
 
 pytestmark = pytest.mark.anyio
 

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+
 from tests.api.conftest import TEXT, Server, chat
 
 pytestmark = pytest.mark.anyio

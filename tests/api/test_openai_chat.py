@@ -8,6 +8,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from tests.api.conftest import TEXT, Server, chat
 
 pytestmark = pytest.mark.anyio

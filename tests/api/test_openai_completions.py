@@ -7,6 +7,7 @@ from typing import Any
 
 import openai
 import pytest
+
 from tests.api.conftest import TEXT, Server
 
 pytestmark = pytest.mark.anyio

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.api.conftest import SCRIPT, TEXT, Server, chat, running
-from tests.api.test_openai_streams import connect, drop, exchange, until
 
 from openllm.fleet import Fleet
 from openllm.types import LocalModel
+from tests.api.conftest import SCRIPT, TEXT, Server, chat, running
+from tests.api.test_openai_streams import connect, drop, exchange, until
 
 pytestmark = pytest.mark.anyio
 

@@ -15,7 +15,6 @@ from typing import Any
 import openai
 import psutil
 import pytest
-from tests.api.conftest import TEXT, Server, StubFleet, chat, running
 
 from openllm.config.server import ServerSettings
 from openllm.errors import (
@@ -31,6 +30,7 @@ from openllm.errors import (
 )
 from openllm.server import sse
 from openllm.types import CompletionChunk, Usage
+from tests.api.conftest import TEXT, Server, StubFleet, chat, running
 
 pytestmark = pytest.mark.anyio
 

@@ -12,13 +12,13 @@ import httpx2
 import pytest
 from pydantic import TypeAdapter
 from starlette.routing import Route
-from tests.api.conftest import Server, chat
 
 from openllm.config.server import ServerSettings
 from openllm.server import openapi_answers as answers
 from openllm.server.app import build_app
 from openllm.server.native_schema import ChatEvent, ChatReply, CompleteReply
 from openllm.server.openapi import OPERATIONS, Operation, Vectors, openapi_document
+from tests.api.conftest import Server, chat
 
 pytestmark = pytest.mark.anyio
 

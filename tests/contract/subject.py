@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tools.llama_gguf import LlamaShape, write_llama_gguf
 
 import openllm
 from openllm.config.model import LoadOptions
@@ -28,6 +27,7 @@ from openllm.types import (
     TokenLogprob,
     Usage,
 )
+from tools.llama_gguf import LlamaShape, write_llama_gguf
 
 # One thread: several wait for each other by spinning, which takes long on a busy machine.
 OPTIONS = LoadOptions(context_length=512, max_concurrency=4, threads=1)

@@ -6,6 +6,7 @@ import asyncio
 import random
 
 import pytest
+
 from tests.contract.subject import PROMPTS, Subject, request
 
 pytestmark = pytest.mark.anyio

@@ -7,9 +7,9 @@ import math
 from array import array
 
 import pytest
-from tests.contract.subject import PROMPTS, Subject
 
 from openllm.errors import ContextLengthError, InvalidRequestError
+from tests.contract.subject import PROMPTS, Subject
 
 pytestmark = [pytest.mark.anyio, pytest.mark.reliability("C-21")]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from tests.contract.subject import PROMPTS, Answer, Subject
 
 pytestmark = pytest.mark.anyio

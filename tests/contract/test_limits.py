@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.contract.subject import PROMPTS, Subject
 
 from openllm.errors import ContextLengthError, InvalidRequestError
 from openllm.types import Prompt
+from tests.contract.subject import PROMPTS, Subject
 
 pytestmark = pytest.mark.anyio
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from tests.contract.subject import PROMPTS, Subject
 
 from openllm.types import TokenLogprob
+from tests.contract.subject import PROMPTS, Subject
 
 pytestmark = pytest.mark.anyio
 

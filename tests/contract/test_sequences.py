@@ -6,9 +6,9 @@ from collections import Counter
 from contextlib import aclosing
 
 import pytest
-from tests.contract.subject import PROMPTS, Subject, request
 
 from openllm.errors import InvalidRequestError
+from tests.contract.subject import PROMPTS, Subject, request
 
 pytestmark = pytest.mark.anyio
 

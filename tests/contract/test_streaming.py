@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+
 from tests.contract.subject import PROMPTS, Subject
 
 pytestmark = pytest.mark.anyio

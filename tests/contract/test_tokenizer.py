@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.contract.subject import PROMPTS, Subject
 
 from openllm.errors import InvalidRequestError
+from tests.contract.subject import PROMPTS, Subject
 
 pytestmark = pytest.mark.anyio
 

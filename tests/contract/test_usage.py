@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tests.contract.subject import PROMPTS, Subject
 
 pytestmark = pytest.mark.anyio

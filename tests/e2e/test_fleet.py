@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
 import pytest
-from tests.e2e.conftest import ask
 
 from openllm.config.model import LoadOptions, ModelConfig
 from openllm.errors import (
@@ -21,6 +20,7 @@ from openllm.errors import (
 )
 from openllm.fleet import Fleet
 from openllm.types import GenerateRequest, LocalModel
+from tests.e2e.conftest import ask
 
 pytestmark = pytest.mark.anyio
 Scripted = Callable[..., LocalModel]

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.e2e.conftest import ask
 
 from openllm.errors import EngineCrashedError, EngineError, EngineStartError
 from openllm.runner.client import Runner
 from openllm.types import CompletionChunk, GenerateRequest, LocalModel
+from tests.e2e.conftest import ask
 
 pytestmark = pytest.mark.anyio
 Scripted = Callable[..., LocalModel]

@@ -14,9 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 from openai import OpenAI
-from tests.e2e.server_process import ServerProcess, run, serving
 
 from openllm.types import LocalModel
+from tests.e2e.server_process import ServerProcess, run, serving
 
 Scripted = Callable[..., LocalModel]
 ROOT = Path(__file__).parents[2]

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
+
 from tools.train_demo.corpus import PARAMETERS_MILLIONS, Corpus
 from tools.train_demo.evaluate import held_turns, right, unseen_turns
 from tools.train_demo.grammar import Grammar

@@ -1,6 +1,6 @@
 """The child process: one `LLM` served on a Unix socket until its parent is gone.
 
-Started as `python -m openllm.runner.worker FD`, FD being a listening socket, with a `wire.Launch` as
+Started as `python -m openllm.runner.worker FD`, FD a listening socket, with a `wire.Launch` as
 JSON on standard input. That stays open: its end means that the parent has died.
 """
 

@@ -75,32 +75,68 @@ class GenerationRequest(WireModel):
     model: Annotated[str, Field(max_length=256)] | None = Field(
         None, description="A served model; the first one if left out."
     )
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
-    max_tokens: Annotated[int, Field(ge=1, le=_MAX_TOKENS)] | None = None
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Field(gt=0, le=1)] | None = None
+    stream: bool | None = Field(
+        None, description="Send the reply as server-sent events while it is made."
+    )
+    stream_options: StreamOptions | None = Field(
+        None, description="What a stream holds beside the text."
+    )
+    max_tokens: Annotated[int, Field(ge=1, le=_MAX_TOKENS)] | None = Field(
+        None, description="Most new tokens; without it up to the end of the context."
+    )
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(
+        None, description="0 is deterministic; 1 the model's own distribution."
+    )
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        None, description="Sample from the likeliest tokens that reach this probability."
+    )
     top_k: Annotated[int, Field(ge=-1, le=_MAX_TOKENS)] | None = Field(
         None, description="Sample from the k likeliest tokens; 0 or -1: all."
     )
-    min_p: Annotated[float, Field(ge=0, le=1)] | None = None
-    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: Stop | None = None
-    stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = None
-    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = None
-    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = None
-    ignore_eos: bool | None = None
-    response_format: ResponseFormat | None = None
+    min_p: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        None, description="Drop tokens below this share of the likeliest one."
+    )
+    n: Annotated[int, Field(ge=1, le=MAX_N)] | None = Field(None, description="Replies to make.")
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = Field(
+        None, description="Makes sampling repeatable."
+    )
+    stop: Stop | None = Field(
+        None, description="Text, or up to 16 texts, that ends the reply; it is left out."
+    )
+    stop_token_ids: Annotated[list[TokenId], Field(max_length=256)] | None = Field(
+        None, description="Tokens that end the reply, beside the model's own."
+    )
+    presence_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(
+        None, description="Lowers every token that has appeared."
+    )
+    frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = Field(
+        None, description="Lowers a token by how often it has appeared."
+    )
+    repetition_penalty: Annotated[float, Field(gt=0, le=2)] | None = Field(
+        None, description="Divides the logits of tokens that appeared; 1 is off."
+    )
+    logit_bias: Annotated[dict[str, Bias], Field(max_length=1024)] | None = Field(
+        None, description="Added to the logits of these token ids."
+    )
+    ignore_eos: bool | None = Field(
+        None, description="Go on after the end-of-text token, for load tests."
+    )
+    response_format: ResponseFormat | None = Field(
+        None, description="Text, any JSON object, or JSON that matches a schema."
+    )
     grammar: Annotated[str, Field(min_length=1, max_length=MAX_SCHEMA_BYTES)] | None = Field(
         None, description="Grammar in GBNF that the text must match."
     )
-    user: Label | None = None
-    metadata: Annotated[dict[str, Label], Field(max_length=16)] | None = None
-    safety_identifier: Label | None = None
-    prompt_cache_key: Label | None = None
+    user: Label | None = Field(None, description="Accepted for compatibility; has no effect.")
+    metadata: Annotated[dict[str, Label], Field(max_length=16)] | None = Field(
+        None, description="Accepted for compatibility; has no effect."
+    )
+    safety_identifier: Label | None = Field(
+        None, description="Accepted for compatibility; has no effect."
+    )
+    prompt_cache_key: Label | None = Field(
+        None, description="Accepted for compatibility; has no effect."
+    )
 
     @field_validator("logit_bias")
     @classmethod
@@ -185,8 +221,10 @@ class ChatCompletionRequest(GenerationRequest):
     max_completion_tokens: Annotated[int, Field(ge=1, le=_MAX_TOKENS)] | None = Field(
         None, description="Most new tokens of a reply; wins over max_tokens."
     )
-    logprobs: bool | None = None
-    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    logprobs: bool | None = Field(None, description="Report the log probability of every token.")
+    top_logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        None, description="Alternatives to report for each token."
+    )
 
     @field_validator("top_logprobs")
     @classmethod
@@ -210,7 +248,9 @@ class CompletionRequest(GenerationRequest):
         ],
         _must_be("a string, an array of strings, token ids or arrays of token ids"),
     ]
-    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = None
+    logprobs: Annotated[int, Field(ge=0, le=MAX_TOP_LOGPROBS)] | None = Field(
+        None, description="Report log probabilities, with this many alternatives."
+    )
     echo: bool | None = Field(None, description="Begin the text with the prompt.")
 
     @field_validator("echo")
@@ -239,9 +279,13 @@ class EmbeddingRequest(WireModel):
         ],
         _must_be("a string, an array of strings, token ids or arrays of token ids"),
     ]
-    model: Annotated[str, Field(max_length=256)] | None = None
-    encoding_format: Literal["float", "base64"] | None = None
+    model: Annotated[str, Field(max_length=256)] | None = Field(
+        None, description="A served model; the first one if left out."
+    )
+    encoding_format: Literal["float", "base64"] | None = Field(
+        None, description="Numbers, or float32 in base64."
+    )
     dimensions: Annotated[int, Field(ge=1, le=_MAX_TOKENS)] | None = Field(
         None, description="Keep this many leading numbers of each vector, at unit length again."
     )
-    user: Label | None = None
+    user: Label | None = Field(None, description="Accepted for compatibility; has no effect.")

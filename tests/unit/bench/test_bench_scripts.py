@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from benchmarks.make_model import CONTROLS, SHAPE, byte_characters, merges, tokenizer
 from benchmarks.overhead import open_at_once
 from benchmarks.results import Goal, Result, write_result
-
 from openllm.bench.settings import RequestRecord
 
 

@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.unit.client.loopback_peer import Peer
 
 import open_llm_client
+from tests.unit.client.loopback_peer import Peer
 
 
 @pytest.fixture(autouse=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.unit.client.loopback_peer import Peer, event, failing, sending
 
 import open_llm_client
 from open_llm_client import Client
 from openllm.cli import main
 from openllm.cli.chat_session import ChatSession, CommandError
 from openllm.cli.line_input import history_path, read_message
+from tests.unit.client.loopback_peer import Peer, event, failing, sending
 
 ANSWER = {"role": "assistant", "content": "Hello, world\u2028!"}
 

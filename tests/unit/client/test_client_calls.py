@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.unit.client.loopback_peer import Peer, failing, sending
 
 import open_llm_client
 from open_llm_client.protocol import ChatOptions
+from tests.unit.client.loopback_peer import Peer, failing, sending
 
 Call = Callable[..., Any]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
-from tests.unit.client.loopback_peer import Peer, failing, sending
 
 import open_llm_client
+from tests.unit.client.loopback_peer import Peer, failing, sending
 
 Call = Callable[..., Any]
 NO_RETRY = {"max_retries": 0}

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
-from tests.unit.client.loopback_peer import Peer, breaking_off, event, failing, sending
 
 import open_llm_client
+from tests.unit.client.loopback_peer import Peer, breaking_off, event, failing, sending
 
 Call = Callable[..., Any]
 

@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 from starlette.requests import Request
 from starlette.responses import Response
-from tests.unit.client.loopback_peer import Peer, event, failing, sending
 
 from open_llm_client.protocol import ChatOptions
 from openllm.cli import main
 from openllm.cli.query import query
+from tests.unit.client.loopback_peer import Peer, event, failing, sending
 
 
 def run(peer: Peer, *arguments: str, stdin: str | bytes = "") -> Result:

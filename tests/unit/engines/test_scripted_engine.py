@@ -6,10 +6,10 @@ import asyncio
 from contextlib import aclosing
 
 import pytest
-from tests.unit.engines.scripting import collect, request, run_jumping, say, scripted
 
 from openllm.errors import ContextLengthError, EngineUnavailableError
 from openllm.types import CompletionChunk
+from tests.unit.engines.scripting import collect, request, run_jumping, say, scripted
 
 pytestmark = pytest.mark.anyio
 

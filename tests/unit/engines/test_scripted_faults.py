@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.engines.scripting import request, run_jumping, say, scripted
 
 from openllm.engines.scripted_engine import ScriptedEngine
 from openllm.errors import EngineError, EngineStartError, OutOfMemoryError
 from openllm.types import CompletionChunk
+from tests.unit.engines.scripting import request, run_jumping, say, scripted
 
 SAY_ON_STDOUT = """
 import asyncio, sys

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.unit.engines.scripting import collect, say, scripted, write_script
 
 from openllm.engines.scripted_rules import read_conversation, read_script
 from openllm.engines.scripted_tokens import Vocabulary
 from openllm.errors import ModelFileError
+from tests.unit.engines.scripting import collect, say, scripted, write_script
 
 CHATML = (
     "<|im_start|>system\nBe kind.<|im_end|>\n"

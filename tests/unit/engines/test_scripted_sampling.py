@@ -7,11 +7,11 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from tests.unit.engines.scripting import collect, say, scripted
 
 from openllm.engines.scripted_engine import ScriptedEngine
 from openllm.errors import InvalidRequestError, UnsupportedError
 from openllm.types import TokenLogprob
+from tests.unit.engines.scripting import collect, say, scripted
 
 pytestmark = pytest.mark.anyio
 

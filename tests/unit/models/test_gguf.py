@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType
+
+from openllm.errors import ModelFileError
+from openllm.models.gguf import read_header
 from tests.unit.models.gguf_bytes import (
     ARRAY,
     BOOL,
@@ -21,9 +24,6 @@ from tests.unit.models.gguf_bytes import (
     build,
     right_metadata,
 )
-
-from openllm.errors import ModelFileError
-from openllm.models.gguf import read_header
 
 
 def written(tmp_path: Path, content: bytes) -> Path:

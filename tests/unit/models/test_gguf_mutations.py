@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.unit.models.gguf_bytes import build
 
 from openllm.errors import ModelFileError
 from openllm.models.gguf import GgufHeader, read_header
+from tests.unit.models.gguf_bytes import build
 
 FILE = build()
 HOSTILE = (0, 1, 2**31, 2**63, 2**64 - 1)

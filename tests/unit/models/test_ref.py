@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.models.gguf_bytes import build
 
 from openllm.errors import ConfigurationError, ModelFileError
 from openllm.models.ref import check_files, parse_models, parse_ref, resolve
 from openllm.models.registry import BUNDLED, Registry, is_model_name
 from openllm.types import LocalModel
+from tests.unit.models.gguf_bytes import build
 
 
 @pytest.fixture

@@ -6,6 +6,10 @@ import time
 from datetime import datetime
 
 import pytest
+
+from openllm.errors import InvalidRequestError, ModelFileError
+from openllm.prompts import ChatTemplate, LiteralText
+from openllm.types import Message
 from tests.unit.prompts.templates import (
     CHATML,
     CONTROL_TOKENS,
@@ -18,10 +22,6 @@ from tests.unit.prompts.templates import (
     REASONING,
     chat_template,
 )
-
-from openllm.errors import InvalidRequestError, ModelFileError
-from openllm.prompts import ChatTemplate, LiteralText
-from openllm.types import Message
 
 SYSTEM = Message("system", "Be brief.")
 HELLO = Message("user", "Hello")

@@ -7,6 +7,11 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from openllm.errors import InvalidRequestError
+from openllm.prompts import ChatTemplate, LiteralText
+from openllm.prompts.literals import ControlTokens, Sentinels
+from openllm.types import Message
 from tests.unit.prompts.templates import (
     CHATML,
     CONTROL_TOKENS,
@@ -19,11 +24,6 @@ from tests.unit.prompts.templates import (
     chat_template,
     joined,
 )
-
-from openllm.errors import InvalidRequestError
-from openllm.prompts import ChatTemplate, LiteralText
-from openllm.prompts.literals import ControlTokens, Sentinels
-from openllm.types import Message
 
 # Templates that take any order of roles and leave the text of a message as it is.
 FAITHFUL = (CHATML, PHI, PARTS)

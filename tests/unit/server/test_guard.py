@@ -14,11 +14,11 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from tests.asgi import HOST, Answer, ask
 
 from openllm.config.server import ServerSettings
 from openllm.errors import ConfigurationError
 from openllm.server.guard import Guard
+from tests.asgi import HOST, Answer, ask
 
 pytestmark = pytest.mark.anyio
 
