@@ -21,6 +21,7 @@ def pieces(text: str) -> list[str]:
     return [piece for piece in found if piece and "\ufffd" not in piece]
 
 
+@pytest.mark.spec("S0-21")
 @pytest.mark.reliability("C-01")
 @pytest.mark.parametrize("prompt", PROMPTS[:3])
 async def test_text_ends_before_the_stop_string(subject: Subject, prompt: str) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx2
 import psutil
 import pytest
 from openai import OpenAI
 
+import openllm
 from openllm.types import LocalModel
 from tests.e2e.server_process import ServerProcess, run, serving
 
@@ -260,3 +264,44 @@ def test_a_crash_is_an_error_and_readiness_follows(scripted: Scripted) -> None:
         assert server.post("/complete", {"prompt": "again"}).json()["choices"] == [
             "You said: again"
         ]
+
+
+@pytest.mark.spec("S2-33")
+def test_curl_lists_models_and_chats(scripted: Scripted) -> None:
+    with serving("Qwen1.5-0.5B-Chat=" + scripted().path, "--host", "127.0.0.1") as server:
+        curl = ["curl", "--silent", "--fail", "-H", "Content-Type: application/json"]
+        body = '{"model": "Qwen1.5-0.5B-Chat", "messages": [{"role": "user", "content": "Hello!"}]}'
+        models, chat = (
+            json.loads(subprocess.run([*curl, *rest], capture_output=True, check=True).stdout)
+            for rest in (
+                [server.url + "/v1/models"],
+                [server.url + "/v1/chat/completions", "-d", body],
+            )
+        )
+    assert [each["id"] for each in models["data"]] == ["Qwen1.5-0.5B-Chat"]
+    assert chat["choices"][0]["message"]["content"] == "You said: Hello!"
+
+
+START = """
+import sys, open_llm_server
+open_llm_server.start(model=sys.argv[1], port=0, max_concurrency=2, temperature=0.5)
+"""
+
+
+@pytest.mark.spec("S3-06")
+def test_one_call_starts_a_server(scripted: Scripted) -> None:
+    command = [sys.executable, "-c", START, scripted().path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            url = json.loads(process.stdout.readline())["ready"]
+            answer = httpx2.post(f"{url}/chat", json={"prompt": "Hi"}).json()
+        finally:
+            process.terminate()
+    assert answer["message"] == "You said: Hi"
+    assert answer["configuration"]["temperature"] == 0.5
+
+
+def test_start_from_python_names_a_wrong_option() -> None:
+    with pytest.raises(ValueError, match=r"unknown option 'porrt'; did you mean 'port'"):
+        openllm.start(model="demo", porrt=5000)
