@@ -37,9 +37,9 @@ clean:
 	rm -rf $(VENV) build dist
 
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
-$(VENV)/.installed: pyproject.toml | $(VENV)/bin/python
+$(VENV)/.installed: pyproject.toml $(wildcard $(LOCK)) | $(VENV)/bin/python
 	$(PIP) install $(PINS) --editable .
 	@touch $@
 

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from openllm.config.model import ModelConfig
 from openllm.engines import create_engine
-from openllm.errors import UnsupportedError
+from openllm.errors import ConfigurationError, UnsupportedError
 from openllm.models.gguf import read_header
 from openllm.prompts import ChatTemplate, LiteralText
 from openllm.types import (
@@ -150,14 +150,26 @@ def _chat_template(model: LocalModel) -> ChatTemplate | None:
 
 
 def preprompt_text(value: str | None) -> str:
-    """Return the content of the file that `value` names, or `value` itself if there is none."""
-    if not value:
-        return ""
+    """Return the content of the file that `value` names, or `value` itself if there is none.
+
+    Raises:
+        ConfigurationError: There is such a file and it cannot be read as UTF-8 text.
+    """
+    if not value or not _is_file(value):
+        return value or ""
     try:
-        path = Path(value).expanduser()
-        return path.read_text(encoding="utf-8") if path.is_file() else value
-    except (OSError, ValueError):  # Too long for a file name, or holding NUL: it is the text.
-        return value
+        return Path(value).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f"the prompt file {value!r} cannot be read as UTF-8 text: {error}", param="prompt"
+        ) from error
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return Path(value).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # Too long a name, NUL, or no such home: a text.
+        return False
 
 
 def with_preprompt(messages: Sequence[Message], preprompt: str) -> Sequence[Message]:

@@ -147,3 +147,20 @@ async def test_close_refuses_those_who_wait(scripted: Scripted) -> None:
         await asyncio.sleep(0.1)
     results = await asyncio.gather(*tasks, return_exceptions=True)
     assert all(isinstance(r, (EngineUnavailableError, EngineCrashedError)) for r in results)
+
+
+@pytest.mark.reliability("F-05")
+async def test_a_process_that_hangs_up_and_lives_on_is_replaced(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openllm.runner.client.CLOSE_GRACE", 0.3)
+    async with started(scripted()) as fleet:
+        before = fleet.pids()["scripted"]
+        assert before is not None
+        os.kill(before, signal.SIGSTOP)
+        served = fleet._served["scripted"]
+        served._runner._connection._transport.abort()  # type: ignore[union-attr]
+        await until(lambda: state(fleet, "scripted") != "ready")
+        await until(lambda: state(fleet, "scripted") == "ready")
+        assert fleet.pids()["scripted"] != before
+        assert await text(fleet, "scripted", ask("x")) == "You said: x"

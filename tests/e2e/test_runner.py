@@ -16,7 +16,9 @@ import psutil
 import pytest
 
 from openllm.errors import EngineCrashedError, EngineError, EngineStartError
+from openllm.models.ref import resolve
 from openllm.runner.client import Runner
+from openllm.runner.process import RunnerProcess
 from openllm.types import CompletionChunk, GenerateRequest, LocalModel
 from tests.e2e.conftest import ask
 
@@ -132,6 +134,55 @@ async def test_the_socket_is_private_and_leaves_no_path(scripted: Scripted) -> N
     assert runner._process.address.stat().st_mode & 0o777 == 0o600
     await runner._process.stop()
     assert not folder.exists()
+
+
+async def test_a_process_that_cannot_be_started_is_a_load_failure(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise BlockingIOError("no more processes")
+
+    monkeypatch.setattr(RunnerProcess, "start", refuse)
+    runner = Runner(scripted())
+    with pytest.raises(EngineStartError, match="no more processes"):
+        await runner.start()
+    await runner.close()
+
+
+async def test_closing_while_loading_does_not_wait(scripted: Scripted) -> None:
+    runner = Runner(scripted(load_seconds=30))
+    starting = asyncio.create_task(runner.start())
+    await asyncio.sleep(0.5)
+    begun = time.monotonic()
+    await runner.close()
+    assert time.monotonic() - begun < 3.0
+    with pytest.raises(EngineStartError):
+        await starting
+
+
+async def test_an_answer_to_a_call_that_was_given_up_harms_nothing(scripted: Scripted) -> None:
+    async with started(scripted()) as runner:
+        for token_ids in ([1, 2], [10**9]):  # The second one is refused.
+            call = asyncio.create_task(runner.detokenize(token_ids))
+            await asyncio.sleep(0)
+            call.cancel()
+            await asyncio.gather(call, return_exceptions=True)
+        assert await runner.health()
+
+
+@pytest.mark.reliability("F-01")
+async def test_a_cancelled_embedding_stops_the_work() -> None:
+    async with started(resolve("demo")) as runner:
+        texts = ["many words about nothing in particular " * 20] * 3000
+        call = asyncio.create_task(runner.embed(texts))
+        await asyncio.sleep(0.3)
+        assert not call.done()
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        await asyncio.sleep(0.2)
+        before = sum(psutil.Process(runner.pid).cpu_times()[:2])
+        await asyncio.sleep(0.5)
+        assert sum(psutil.Process(runner.pid).cpu_times()[:2]) - before < 0.2
 
 
 PARENT = """

@@ -96,6 +96,43 @@ def test_sigterm_ends_server_and_runner(scripted: Scripted) -> None:
     assert not alive
 
 
+def test_a_stream_that_outlives_the_grace_ends_with_an_error(scripted: Scripted) -> None:
+    model = scripted(tokens_per_second=20)
+    with serving(model.path, "--timeout-graceful-shutdown", "1") as server:
+        body = {"prompt": "long", "stream": True}
+        with httpx2.stream("POST", server.url + "/v1/completions", json=body) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            rest = list(lines)
+        assert "shutting down" in rest[-2]
+        assert "finish_reason" not in rest[-2]
+        assert "[DONE]" not in "".join(rest)
+        assert server.process.wait(10) == 0
+
+
+def test_a_short_stream_is_finished_after_sigterm(scripted: Scripted) -> None:
+    with serving(scripted(tokens_per_second=20).path) as server:
+        body = {"prompt": "hello hello hello", "stream": True}
+        with httpx2.stream("POST", server.url + "/v1/completions", json=body) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            server.process.send_signal(signal.SIGTERM)
+            assert [line for line in lines if line][-1] == "data: [DONE]"
+        assert server.process.wait(10) == 0
+
+
+@pytest.mark.spec("S0-12")
+def test_a_model_that_fails_is_named_and_the_others_serve(scripted: Scripted) -> None:
+    bad = scripted("bad", load_fault={"kind": "out_of_memory"})
+    with serving(f"{scripted('good').path},{bad.path}") as server:
+        assert server.ready["models"] == ["good"]
+        unready = server.get("/readyz")
+        assert unready.status_code == 503
+        assert {"name": "bad", "state": "failed"} in unready.json()["models"]
+        assert server.post("/chat", {"prompt": "Hi"}).json()["message"] == "You said: Hi"
+
+
 @pytest.mark.reliability("F-12")
 def test_a_killed_server_leaves_no_runner(scripted: Scripted) -> None:
     with serving(scripted().path) as server:
@@ -168,6 +205,14 @@ def test_a_wrong_option_is_named(arguments: list[str], says: str) -> None:
     assert done.returncode == 2
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_prompt_file_that_is_no_text_is_refused(scripted: Scripted, tmp_path: Path) -> None:
+    path = tmp_path / "latin1.txt"
+    path.write_bytes("Grüße".encode("latin-1"))
+    done = run("start", scripted().path, "--port", "0", "--prompt", str(path))
+    assert done.returncode == 1
+    assert "latin1.txt" in done.stderr
 
 
 def test_a_model_that_cannot_load_ends_the_server(scripted: Scripted) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -18,14 +17,12 @@ if TYPE_CHECKING:
     import bentoml
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-logger = logging.getLogger("openllm.bento")
-
-# BentoML's tracing makes a span of every streamed chunk, its metrics and access log wrap every
-# message, and its time limit counts the loading of a model: each is off or out of the way.
+# BentoML's tracing makes a span of every streamed chunk, and its metrics and access log wrap every
+# message.
 LEAN: dict[str, Any] = {
     "name": "openllm",
     "workers": 1,
-    "traffic": {"timeout": 86_400},
+    "traffic": {"timeout": 3600},
     "tracing": {"excluded_urls": ".*"},
     "metrics": {"enabled": False},
     "logging": {"access": {"enabled": False}},
@@ -69,20 +66,25 @@ def create_service(
         @bentoml.on_shutdown
         async def close_fleet(self) -> None:
             self._starting.cancel()
+            await asyncio.wait([self._starting])
             await fleet.close()
 
         async def __is_ready__(self) -> bool:
             return fleet.ready
 
-    service: bentoml.Service[Any] = bentoml.service(**LEAN)(OpenLLM)
     app = build_app(fleet, settings)
-    Guard(app, settings)  # BentoML makes its own only when it serves; a wrong setting fails now.
-    segments = frozenset(
-        _first_segment(route.path) for route in app.routes if isinstance(route, Route)
-    )
+    Guard(app, settings)  # A wrong setting fails here, not when BentoML builds the stack.
+    routes = (route for route in app.routes if isinstance(route, Route))
+    segments = frozenset(_first_segment(route.path) for route in routes)
+
+    class EdgeService(bentoml.Service[Any]):
+        """A service whose whole ASGI app stands behind the guard, whoever serves it."""
+
+        def to_asgi(self, is_main: bool = True) -> ASGIApp:
+            return Guard(OwnRoutes(super().to_asgi(is_main), app, segments), settings)
+
+    service: bentoml.Service[Any] = bentoml.service(service_class=EdgeService, **LEAN)(OpenLLM)
     service.mount_asgi_app(app, name="openllm")
-    service.add_asgi_middleware(Guard, settings=settings)
-    service.add_asgi_middleware(OwnRoutes, own=app, segments=segments)
     return service
 
 
@@ -92,7 +94,5 @@ def _first_segment(path: str) -> str:
 
 async def _start(fleet: Fleet, on_started: OnStarted | None) -> None:
     failures = await fleet.start()
-    for name, error in failures.items():
-        logger.error("model %s could not be loaded: %s", name, error.message)
     if on_started is not None:
         on_started(failures)

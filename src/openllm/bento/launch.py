@@ -69,21 +69,20 @@ class _Launch:
         return self._status
 
     def _started(self, failures: dict[str, OpenLLMError]) -> None:
-        if len(failures) == len(self._models):
+        names = [model.name for model in self._models if model.name not in failures]
+        if names:
+            print(self._ready_line(names), flush=True)
+        else:
             self._status = 1
             self._server.should_exit = True
-        elif not failures:
-            print(self._ready_line(), flush=True)
 
-    def _ready_line(self) -> str:
+    def _ready_line(self, names: Sequence[str]) -> str:
         port = self._socket.getsockname()[1]
         url = base_url(self._settings, port)
-        curl = curl_example(url, self._models[0].name, keyed=self._settings.keyed)
+        curl = curl_example(url, names[0], keyed=self._settings.keyed)
         if self._settings.port == 0:
-            names = [model.name for model in self._models]
             return json.dumps({"ready": url, "port": port, "models": names, "try": curl})
-        names_text = ", ".join(model.name for model in self._models)
-        return f"Ready: {names_text} at {url} (stop: Ctrl-C). Try: {curl}"
+        return f"Ready: {', '.join(names)} at {url} (stop: Ctrl-C). Try: {curl}"
 
 
 def base_url(settings: ServerSettings, port: int) -> str:

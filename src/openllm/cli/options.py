@@ -44,8 +44,9 @@ def _flag(name: str, field: FieldInfo) -> Callable[[Command], Command]:
         spellings.append(f"--{name}")
     text = (field.description or "") + _shown_default(field)
     if kind is bool:
-        spellings[0] += f"/--no-{name.replace('_', '-')}"
-        return click.option(*spellings[:1], name, default=None, help=text)
+        off = [f"--no-{name.replace('_', '-')}", f"--no_{name}"]
+        both = [f"{on}/{not_on}" for on, not_on in zip(spellings, off, strict=False)]
+        return click.option(*both, name, default=None, help=text)
     return click.option(
         *spellings,
         name,

@@ -86,7 +86,7 @@ class Gate:
         except asyncio.CancelledError:
             if entry in self._waiting:
                 self._waiting.remove(entry)
-            elif future.done() and not future.cancelled():
+            elif future.done() and not future.cancelled() and future.exception() is None:
                 self._running -= units  # Admitted and cancelled in the same turn of the loop.
             self._admit()
             raise

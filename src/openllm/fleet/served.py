@@ -101,6 +101,7 @@ class ServedModel:
         self.state = "stopped"
         if self._keeper is not None:
             self._keeper.cancel()
+            await asyncio.wait([self._keeper])
         self._gate.refuse(self._unavailable("has been stopped"))
         if self._runner is not None:
             await self._runner.close()

@@ -22,6 +22,9 @@ from openllm.types import (
 
 Answer = TypeVar("Answer")
 
+# Seconds that a child gets to end by itself.
+CLOSE_GRACE = 5.0
+
 
 class _Stream:
     """Chunks that arrived for one generation and were not taken yet."""
@@ -117,19 +120,24 @@ class Runner:
         Raises:
             EngineStartError: It could not be loaded, or the child died while loading.
         """
-        await self._process.start()
         loop = asyncio.get_running_loop()
-        _, self._connection = await loop.create_unix_connection(
-            lambda: _Connection(self._take), str(self._process.address)
-        )
+        try:
+            await self._process.start()
+            _, self._connection = await loop.create_unix_connection(
+                lambda: _Connection(self._take), str(self._process.address)
+            )
+        except OSError as error:
+            raise EngineStartError(
+                f"the runner of model {self.model.name!r} could not be started: {error}"
+            ) from error
         self._process.forget_address()
         self._watch = loop.create_task(self._mourn(self._connection))
         await asyncio.shield(self._capabilities)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
         number = next(self._ids)
-        stream = self._streams[number] = _Stream()
         self._send(wire.Generate(number, request))
+        stream = self._streams[number] = _Stream()
         try:
             while chunks := await stream.take():
                 for chunk in chunks:
@@ -137,7 +145,7 @@ class Runner:
         finally:
             del self._streams[number]
             if not stream.ended:
-                self._send(wire.Cancel(number))
+                self._cancel(number)
 
     async def embed(self, inputs: Sequence[Prompt]) -> EmbeddingOutput:
         return await self._call(lambda call: wire.Embed(call, tuple(inputs)), EmbeddingOutput)
@@ -154,7 +162,9 @@ class Runner:
     async def close(self) -> None:
         """End the child; open streams fail. Safe to call twice."""
         self._closing = True
-        await self._process.stop()
+        loading = not self._capabilities.done()
+        self._capabilities.add_done_callback(lambda done: done.cancelled() or done.exception())
+        await self._process.stop(0.0 if loading else CLOSE_GRACE)
         if self._watch is not None:
             await self._watch
 
@@ -163,6 +173,10 @@ class Runner:
             raise EngineCrashedError(f"the runner of model {self.model.name!r} is not running")
         self._connection.send(message)
 
+    def _cancel(self, number: int) -> None:
+        if self._connection is not None:
+            self._connection.send(wire.Cancel(number))
+
     async def _call(self, message: Callable[[int], wire.ToWorker], _: type[Answer]) -> Answer:
         number = next(self._ids)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -170,6 +184,9 @@ class Runner:
         try:
             self._send(message(number))
             return await future
+        except asyncio.CancelledError:
+            self._cancel(number)
+            raise
         finally:
             del self._calls[number]
 
@@ -182,8 +199,7 @@ class Runner:
             case wire.NotStarted(failure):
                 self._capabilities.set_exception(failure.error())
             case wire.Failed(call, failure):
-                if pending := self._calls.get(call):
-                    pending.set_exception(failure.error())
+                self._fail(call, failure.error())
             case wire.Embedded(call, value) | wire.Tokens(call, value):
                 self._answer(call, value)
             case wire.Text(call, value) | wire.Healthy(call, value):
@@ -208,12 +224,17 @@ class Runner:
         if pending is not None and not pending.done():
             pending.set_result(value)
 
+    def _fail(self, call: int, error: OpenLLMError) -> None:
+        pending = self._calls.get(call)
+        if pending is not None and not pending.done():
+            pending.set_exception(error)
+
     async def _mourn(self, connection: _Connection) -> None:
         """Wait for the child's end and tell everyone who waits for it."""
         await connection.lost
         self.lost.set_result(None)
         self._fail_all()  # Before the exit status is known: clients must not wait for it.
-        reason = await self._process.exit_reason()
+        reason = await self._process.exit_reason(CLOSE_GRACE)
         if not self._capabilities.done():
             what = f"the runner of model {self.model.name!r} {reason} while loading"
             self._capabilities.set_exception(EngineStartError(what))
@@ -224,6 +245,5 @@ class Runner:
         message = f"the engine process of model {self.model.name!r} {what} during the request"
         for stream in self._streams.values():
             stream.end(EngineCrashedError(message, retry_after=1))
-        for call in self._calls.values():
-            if not call.done():
-                call.set_exception(EngineCrashedError(message, retry_after=1))
+        for call in self._calls:
+            self._fail(call, EngineCrashedError(message, retry_after=1))

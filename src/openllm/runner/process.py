@@ -1,10 +1,15 @@
-"""Starting and ending the child process of a runner. Knows nothing of what flows on its socket."""
+"""Starting and ending the child process of a runner. Knows nothing of what flows on its socket.
+
+Each process has a private folder: its socket, and whatever it makes in its temporary folder. The
+folder goes with it; what a killed parent left behind is swept by the next one.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import socket
@@ -13,16 +18,18 @@ import tempfile
 from pathlib import Path
 
 import msgspec
+import psutil
 
 from openllm.config.model import ModelConfig
 from openllm.runner.wire import Launch
 from openllm.types import LocalModel
 
-logger = logging.getLogger("openllm.runner")
+PREFIX = "openllm-"
+MAX_BASE = 40  # A socket's path has 103 bytes on macOS; folder and name of ours take up to 60.
 
 
 class RunnerProcess:
-    """A worker process and the address it can be reached at until `forget_address`."""
+    """A worker process, and the socket it listens on until `forget_address`."""
 
     def __init__(self, model: LocalModel, config: ModelConfig) -> None:
         self._launch = Launch(
@@ -30,7 +37,7 @@ class RunnerProcess:
             config=config.model_dump(mode="json", exclude_defaults=True),
             log_level=logging.getLevelName(logging.getLogger("openllm").getEffectiveLevel()),
         )
-        self._folder = Path(tempfile.mkdtemp(prefix="openllm-"))  # mkdtemp makes it 0700.
+        self._folder = _private_folder()
         self.address = self._folder / "runner.sock"
         self._process: asyncio.subprocess.Process | None = None
 
@@ -53,6 +60,7 @@ class RunnerProcess:
                 str(listener.fileno()),
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=[listener.fileno()],
+                env={**os.environ, "TMPDIR": str(self._folder)},
                 start_new_session=True,  # A Ctrl-C in the terminal reaches the parent alone.
             )
         if self._process.stdin is None:
@@ -60,14 +68,19 @@ class RunnerProcess:
         self._process.stdin.write(msgspec.json.encode(self._launch) + b"\n")
 
     def forget_address(self) -> None:
-        """Remove the socket's path: connected ends live on, and nothing is left to find."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """Remove the socket's path: connected ends live on, and nobody else can connect."""
+        self.address.unlink(missing_ok=True)
 
-    async def exit_reason(self) -> str:
-        """Wait for the end of the process and say how it ended."""
+    async def exit_reason(self, grace: float) -> str:
+        """Wait for the end of the process, kill it after `grace` seconds; say how it ended."""
         if self._process is None:
             return "was not started"
-        code = await self._process.wait()
+        try:
+            code = await asyncio.wait_for(self._process.wait(), grace)
+        except asyncio.TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+            return "no longer answered and was killed"
         if code >= 0:
             return f"exited with status {code}"
         with contextlib.suppress(ValueError):
@@ -75,16 +88,33 @@ class RunnerProcess:
         return f"was killed by signal {-code}"
 
     async def stop(self, grace: float = 5.0) -> None:
-        """Ask the process to end, then kill it; returns when it is gone."""
-        self.forget_address()
+        """Ask the process to end, kill it after `grace` seconds; returns when it is gone."""
         process = self._process
-        if process is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
         try:
-            await asyncio.wait_for(process.wait(), grace)
-        except asyncio.TimeoutError:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            await process.wait()
+            if process is not None and process.returncode is None:
+                await _end(process, grace)
+        finally:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+
+async def _end(process: asyncio.subprocess.Process, grace: float) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), grace)
+    except asyncio.TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def _private_folder() -> Path:
+    """Make a folder that only this user can enter, with a path short enough for a socket."""
+    base = Path(tempfile.gettempdir())
+    if len(str(base)) > MAX_BASE:
+        base = Path("/tmp")  # noqa: S108 (mkdtemp makes the folder itself private)
+    for left in base.glob(f"{PREFIX}*"):
+        owner = left.name.removeprefix(PREFIX).partition("-")[0]
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(left, ignore_errors=True)
+    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base))

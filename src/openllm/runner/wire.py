@@ -40,7 +40,9 @@ class Generate(Struct, frozen=True, array_like=True, tag="generate"):
 
 
 class Cancel(Struct, frozen=True, array_like=True, tag="cancel"):
-    stream: int
+    """Ends the stream or the call of this number; they are counted together."""
+
+    number: int
 
 
 class Embed(Struct, frozen=True, array_like=True, tag="embed"):

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -29,8 +29,6 @@ from openllm.types import CompletionChunk
 
 logger = logging.getLogger("openllm.runner")
 
-# Past this much unsent output the engine's chunks wait in the streams, not in the socket buffer.
-MAX_UNSENT = 16 << 20
 PR_SET_PDEATHSIG = 1
 
 
@@ -42,8 +40,7 @@ class Worker(asyncio.Protocol):
         self._started = started
         self._unframer = wire.Unframer()
         self._transport: asyncio.Transport | None = None
-        self._streams: dict[int, asyncio.Task[None]] = {}
-        self._calls: set[asyncio.Task[None]] = set()
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._chunks: list[tuple[int, CompletionChunk]] = []
         self._ended: list[tuple[int, wire.Failure | None]] = []
         self._flush_scheduled = False
@@ -51,7 +48,6 @@ class Worker(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._transport.set_write_buffer_limits(high=MAX_UNSENT)
         self._started.add_done_callback(self._announce)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -70,16 +66,23 @@ class Worker(asyncio.Protocol):
 
     def _take(self, message: wire.ToWorker) -> None:
         match message:
-            case wire.Generate(stream, _):
-                task = self._streams[stream] = self._loop.create_task(self._generate(message))
-                task.add_done_callback(lambda _: self._streams.pop(stream))
-            case wire.Cancel(stream):
-                if running := self._streams.get(stream):
+            case wire.Cancel(number):
+                if running := self._tasks.get(number):
                     running.cancel()
-            case _:
-                call = self._loop.create_task(self._answer(message))
-                self._calls.add(call)
-                call.add_done_callback(self._calls.discard)
+            case wire.Generate(number, _):
+                self._run(number, self._generate(message))
+            case wire.Embed(number, inputs):
+                self._run(number, self._answer(number, self._embed(number, inputs)))
+            case wire.Tokenize(number, text, special):
+                self._run(number, self._answer(number, self._tokenize(number, text, special)))
+            case wire.Detokenize(number, token_ids):
+                self._run(number, self._answer(number, self._detokenize(number, token_ids)))
+            case wire.Health(number):
+                self._run(number, self._answer(number, self._health(number)))
+
+    def _run(self, number: int, work: Coroutine[Any, Any, None]) -> None:
+        task = self._tasks[number] = self._loop.create_task(work)
+        task.add_done_callback(lambda _: self._tasks.pop(number))
 
     async def _generate(self, message: wire.Generate) -> None:
         failure: wire.Failure | None = None
@@ -92,9 +95,7 @@ class Worker(asyncio.Protocol):
         except asyncio.CancelledError:
             return
         except Exception as error:
-            failure = wire.Failure.of(error)
-            if failure.kind == "EngineError":
-                logger.exception("request %s failed", message.request.request_id)
+            failure = self._failure(error, f"request {message.request.request_id}")
         self._ended.append((stream, failure))
         self._schedule_flush()
 
@@ -111,22 +112,17 @@ class Worker(asyncio.Protocol):
         self._ended.clear()
         self._send(step)
 
-    async def _answer(self, message: wire.ToWorker) -> None:
-        match message:
-            case wire.Embed(call, inputs):
-                answer: Awaitable[wire.FromWorker] = self._embed(call, inputs)
-            case wire.Tokenize(call, text, special):
-                answer = self._tokenize(call, text, special)
-            case wire.Detokenize(call, token_ids):
-                answer = self._detokenize(call, token_ids)
-            case wire.Health(call):
-                answer = self._health(call)
-            case _:
-                raise TypeError(f"unexpected message {type(message).__name__}")
+    async def _answer(self, call: int, answer: Coroutine[Any, Any, wire.FromWorker]) -> None:
         try:
             self._send(await answer)
         except Exception as error:
-            self._send(wire.Failed(call, wire.Failure.of(error)))
+            self._send(wire.Failed(call, self._failure(error, f"call {call}")))
+
+    def _failure(self, error: Exception, what: str) -> wire.Failure:
+        failure = wire.Failure.of(error)
+        if failure.kind == "EngineError":
+            logger.error("%s failed", what, exc_info=error)
+        return failure
 
     async def _embed(self, call: int, inputs: tuple[Any, ...]) -> wire.FromWorker:
         return wire.Embedded(call, await self._llm.embed(inputs))
@@ -141,8 +137,14 @@ class Worker(asyncio.Protocol):
         return wire.Healthy(call, await self._llm.health())
 
     def _send(self, message: wire.FromWorker) -> None:
+        try:
+            frame = wire.encode(message)
+        except Exception:
+            # Those who wait for what the frame would have said must learn that it will not come.
+            logger.exception("a frame cannot be encoded; ending the process")
+            os._exit(1)
         if self._transport is not None:
-            self._transport.write(wire.encode(message))
+            self._transport.write(frame)
 
 
 async def serve(listener: socket.socket, launch: wire.Launch) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 from starlette.types import Receive, Scope, Send
 
 from openllm.config.server import ServerSettings
-from openllm.errors import DeadlineError
+from openllm.errors import DeadlineError, EngineUnavailableError
 from openllm.fleet import Fleet
 from openllm.server.body import ClientDisconnectedError, parse_request, read_body
 from openllm.server.errors import RawHeaders, error_json, error_reply, error_status
@@ -165,6 +165,11 @@ class Endpoint:
         try:
             await self._handler(exchange, self._fleet)
         except (ClientDisconnectedError, SlowClientError):
+            raise
+        except asyncio.CancelledError:
+            await exchange.fail(
+                EngineUnavailableError("the server is shutting down", retry_after=1)
+            )
             raise
         except Exception as error:
             await exchange.fail(error)
