@@ -31,7 +31,7 @@ SHARES = {
     "smalltalk": 10,
     "unknown": 11,
     "addition": 14,
-    "counting": 6,
+    "counting": 8,
     "capitals": 6,
     "countries": 3.5,
     "subtraction": 1.5,
@@ -115,10 +115,10 @@ class Corpus:
             turns.append(self.topic_turn(self.book.topics["greeting"], rng))
         while len(turns) < length:
             draw = rng.random()
-            if draw < 0.06 and not name:
+            if draw < 0.12 and not name:
                 name = rng.choice(NAMES) if rng.random() < 0.6 else fake_word(rng).capitalize()
                 turns.append(_introduce(name, rng))
-            elif name and draw < 0.25:
+            elif name and draw < 0.3:
                 turns.append(_recall(name, rng))
             else:
                 turns.append(self.turn(rng))
@@ -170,6 +170,8 @@ class Corpus:
         if topic.slot == "port":
             slots["port"] = _port(rng)
         question = self.question(topic, rng, held, slots)
+        while not held and holds_back(topic, question):
+            question = self.question(topic, rng, held, slots)
         typos = 0.04 if held else 0.15
         answer = _fill(rng.choice(topic.answers), slots)
         facts = tuple(_fill(fact, slots) for fact in topic.facts)
@@ -201,6 +203,12 @@ class Corpus:
         frames = self.book.frames["open"]
         frame = rng.choice(frames.held if held else frames.train)
         return self.grammar.expand(frame, rng, {"q": text})
+
+
+def holds_back(topic: Topic, question: str) -> bool:
+    """Say whether a question contains a held-back pattern of its topic word for word."""
+    held = (line for patterns in topic.patterns.values() for line in patterns.held)
+    return any(line in question for line in held)
 
 
 def _fill(text: str, slots: dict[str, str]) -> str:

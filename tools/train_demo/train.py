@@ -46,7 +46,8 @@ def rate_at(progress: float) -> float:
 
 def make_optimizers(model: nn.Module, rate: float) -> list[torch.optim.Optimizer]:
     """Return Muon for the matrices of the layers and AdamW for the rest."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, parameter in model.named_parameters():
         inside = parameter.dim() == 2 and "embed" not in name
         (matrices if inside else others).append(parameter)
@@ -181,7 +182,7 @@ def train(plan: Plan) -> None:
     if plan.processes == 1:
         Run(plan).work()
     else:
-        multiprocessing.spawn(  # type: ignore[no-untyped-call]
+        multiprocessing.spawn(  # type: ignore[no-untyped-call, attr-defined]
             _process, args=(plan, f"file://{meeting}"), nprocs=plan.processes
         )
 
