@@ -81,7 +81,9 @@ def create_service(
         """A service whose whole ASGI app stands behind the guard, whoever serves it."""
 
         def to_asgi(self, is_main: bool = True) -> ASGIApp:
-            return Guard(OwnRoutes(super().to_asgi(is_main), app, segments), settings)
+            # The bare router: the app's error middleware would wrap every chunk, and has nothing to
+            # do under a guard.
+            return Guard(OwnRoutes(super().to_asgi(is_main), app.router, segments), settings)
 
     service: bentoml.Service[Any] = bentoml.service(service_class=EdgeService, **LEAN)(OpenLLM)
     service.mount_asgi_app(app, name="openllm")

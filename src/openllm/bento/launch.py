@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import shlex
@@ -71,6 +72,8 @@ class _Launch:
     def _started(self, failures: dict[str, OpenLLMError]) -> None:
         names = [model.name for model in self._models if model.name not in failures]
         if names:
+            gc.collect()
+            gc.freeze()  # What start-up made stays; collections need not look at it again.
             print(self._ready_line(names), flush=True)
         else:
             self._status = 1

@@ -46,7 +46,10 @@ class EventStream:
             await self._ping.wait()
         self._writing = True
         self._since = monotonic()
-        await self._put(data)
+        if self.started:
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+        else:
+            await self._put(data)
         self._writing = False
 
     async def end(self) -> None:
