@@ -127,7 +127,7 @@ class LlamaCppEngine:
             server = await asyncio.to_thread(
                 load, self._model, self._options, socket.path, socket.secret
             )
-            socket.restrict()
+            socket.seal()
             model = await self._read_facts(socket)
             runs = Runs(server, model.slots)
             schemas = SchemaChecks(runs, model, await _never_first_in_json(socket))

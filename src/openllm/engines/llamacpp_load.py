@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from openllm.config.model import LoadOptions
-from openllm.errors import EngineStartError
+from openllm.errors import EngineStartError, OutOfMemoryError
 from openllm.types import LocalModel
 
 logger = logging.getLogger("openllm.engines.llamacpp")
@@ -78,6 +78,11 @@ def load(model: LocalModel, options: LoadOptions, socket_path: str, secret: str)
         return xllamacpp.Server(params)
     except (RuntimeError, ValueError, MemoryError) as error:
         reason = _reason(params) or str(error)
+    if "allocate" in reason:
+        raise OutOfMemoryError(
+            f"model {model.name!r} needs more memory than is free ({reason}); "
+            "use a smaller context_length or max_concurrency"
+        )
     raise EngineStartError(f"llama.cpp cannot load {model.path!r}: {reason}")
 
 
@@ -157,29 +162,24 @@ def _reason(params: Any) -> str:
 
     params.verbosity = ERRORS
     Path(params.hostnames[0]).unlink(missing_ok=True)
-    with _caught_stderr() as caught:
+    with tempfile.TemporaryFile() as file, _stderr_to(file.fileno()):
         try:
             xllamacpp.Server(params)
         except (RuntimeError, ValueError, MemoryError):
             time.sleep(0.1)  # Its log is written by a thread.
-    reasons = [line.strip() for line in _REASON.findall(caught()) if "exiting" not in line]
+        file.seek(0)
+        text = file.read().decode("utf-8", "replace")
+    reasons = [line.strip() for line in _REASON.findall(text) if "exiting" not in line]
     return "; ".join(reasons[:2])
 
 
 @contextmanager
-def _caught_stderr() -> Iterator[Any]:
-    """Send file descriptor 2 to a file; yields what returns the text written so far."""
-    with tempfile.TemporaryFile() as file:
-        kept = os.dup(2)
-        os.dup2(file.fileno(), 2)
-
-        def text() -> str:
-            file.seek(0)
-            return file.read().decode("utf-8", "replace")
-
-        try:
-            yield text
-            os.dup2(kept, 2)
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+def _stderr_to(descriptor: int) -> Iterator[None]:
+    """Send what this process writes to file descriptor 2 elsewhere, native code included."""
+    kept = os.dup(2)
+    os.dup2(descriptor, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)

@@ -15,6 +15,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
+from msgspec import DecodeError
+
 from openllm.engines.llamacpp_slots import Slots
 from openllm.engines.llamacpp_stream import Answer
 from openllm.errors import EngineError, EngineUnavailableError, OpenLLMError
@@ -56,7 +58,11 @@ class Generation:
         """Take in one event of llama.cpp."""
         if self.cancelled:
             return
-        chunk = self._answer.take(data)
+        try:
+            chunk = self._answer.take(data)
+        except (DecodeError, LookupError) as error:
+            self.fail(EngineError(f"llama.cpp sent an event that cannot be read: {error}"))
+            return
         if self._answer.error is not None or self._answer.empty:
             self.fail(self._translate(self._answer))
         elif chunk is not None:
@@ -105,6 +111,7 @@ class Runs:
         self._generations: set[Generation] = set()
         self._calls: set[Future[Any]] = set()
         self._all_returned = asyncio.Event()
+        self._closed = False
 
     @property
     def active(self) -> int:
@@ -115,8 +122,8 @@ class Runs:
         """Wait for a turn, then start a generation; close it by `Generation.cancelled`."""
         await self._slots.acquire(params.n)
         generation = Generation(params, translate)
-        self._generations.add(generation)
         self._submit(partial(self._slots.release, params.n), self._generate, generation, body)
+        self._generations.add(generation)
         return generation
 
     async def call_alone(self, function: Callable[..., T], *args: Any) -> T:
@@ -136,6 +143,7 @@ class Runs:
 
     async def close(self, patience: float) -> None:
         """Stop everything, waiting at most `patience` seconds for the threads."""
+        self._closed = True
         for generation in tuple(self._generations):
             generation.fail(EngineUnavailableError("the model was stopped"))
         if self._calls:
@@ -149,11 +157,10 @@ class Runs:
         self, release: Callable[[], None], function: Callable[..., T], *args: Any
     ) -> Future[T]:
         """Run a call in a thread; what it holds is released when it has really returned."""
-        try:
-            call = self._pool.submit(function, *args)
-        except RuntimeError:  # The pool is shut down.
+        if self._closed:
             release()
-            raise EngineUnavailableError("the model was stopped") from None
+            raise EngineUnavailableError("the model was stopped")
+        call = self._pool.submit(function, *args)
         self._calls.add(call)
         call.add_done_callback(lambda call: self._post(self._returned, call, release))
         return call

@@ -14,9 +14,11 @@ from typing import Any
 from openllm.engines.llamacpp_errors import generation_error
 from openllm.engines.llamacpp_request import LoadedModel, encode, generation_body
 from openllm.engines.llamacpp_runs import Runs
+from openllm.errors import InvalidRequestError
 from openllm.types import SamplingParams
 
 REMEMBERED = 1024
+MAX_ITEMS = 10_000  # Compiling takes time and memory for each: a million 1 s, a billion all memory.
 _OVERWHELMING = 1e6
 
 
@@ -30,7 +32,12 @@ class SchemaChecks:
         self._known: OrderedDict[bytes, bool] = OrderedDict()
 
     async def compiles(self, schema: dict[str, Any]) -> bool:
-        """Whether output can be held to the schema; waits for a slot the first time."""
+        """Whether output can be held to the schema; waits for a slot the first time.
+
+        Raises:
+            InvalidRequestError: It counts further than `MAX_ITEMS`.
+        """
+        check_counts(schema)
         key = sha256(encode(schema)).digest()
         known = self._known.get(key)
         if known is None:
@@ -51,3 +58,21 @@ class SchemaChecks:
         finally:
             generation.cancelled = True
         return first is not None and self._impossible not in first.token_ids
+
+
+def check_counts(schema: dict[str, Any]) -> None:
+    """Raise `InvalidRequestError` if `minItems` or `maxItems` anywhere in it is too large."""
+    remaining: list[Any] = [schema]
+    while remaining:
+        part = remaining.pop()
+        if isinstance(part, list):
+            remaining += part
+        elif isinstance(part, dict):
+            for name in ("minItems", "maxItems"):
+                count = part.get(name)
+                if isinstance(count, (int, float)) and count > MAX_ITEMS:
+                    raise InvalidRequestError(
+                        f"{name} is {count}; it must be at most {MAX_ITEMS}",
+                        param="response_format",
+                    )
+            remaining += part.values()

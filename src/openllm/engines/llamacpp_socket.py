@@ -1,7 +1,8 @@
 """llama.cpp's own HTTP listener, for what its binding lacks: tokenizer, model facts, liveness.
 
 The listener is a Unix socket in a directory that only this user can enter, and asks for a secret
-that exists only in this process. It closes the connection after each reply.
+that exists only in this process. On Linux it loses its name once it listens: what is left is a file
+descriptor, which also goes when the process is killed. It closes each connection after its reply.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from typing import Any
 
@@ -25,7 +27,7 @@ class NativeSocket:
     """The way to one llama.cpp listener.
 
     Attributes:
-        path: Where llama.cpp shall listen; it must not exist before.
+        path: Where llama.cpp shall listen, not existing before; then the way to it.
         secret: The API key it shall ask for.
     """
 
@@ -36,13 +38,22 @@ class NativeSocket:
             self._folder = tempfile.mkdtemp(prefix="openllm-", dir="/tmp")
         self.path = os.path.join(self._folder, "llama.sock")
         self.secret = secrets.token_hex(32)
+        self._descriptor: int | None = None
 
-    def restrict(self) -> None:
-        """Take the socket's file from other users too; to be called once it exists."""
+    def seal(self) -> None:
+        """Take the socket from everybody else, once llama.cpp listens."""
         os.chmod(self.path, 0o600)
+        if not (sys.platform == "linux" and os.path.isdir("/proc/self/fd")):
+            return
+        self._descriptor = os.open(self.path, os.O_PATH | os.O_CLOEXEC)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self.path = f"/proc/self/fd/{self._descriptor}"
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
     async def get(self, target: str) -> Any:
         return await self._call("GET", target, b"")
@@ -64,7 +75,10 @@ class NativeSocket:
         status, _, rest = reply.partition(b"\r\n")
         if status.split(b" ", 2)[1:2] != [b"200"]:
             raise EngineError(f"llama.cpp refused {target} with {status.decode('latin-1')!r}")
-        return msgspec.json.decode(rest.partition(b"\r\n\r\n")[2])
+        try:
+            return msgspec.json.decode(rest.partition(b"\r\n\r\n")[2])
+        except msgspec.DecodeError as error:
+            raise EngineError(f"llama.cpp broke off its answer to {target}: {error}") from error
 
     async def _exchange(self, request: bytes) -> bytes:
         reader, writer = await asyncio.open_unix_connection(self.path)

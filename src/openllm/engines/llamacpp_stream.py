@@ -5,7 +5,11 @@ the text that it holds back when the token limit ends a sequence, and holds back
 string needs. Text is cut here instead, by `openllm.engines.textstream`.
 
 Known gap: llama.cpp sends no event for a token that ends inside a character. Its bytes come with
-the token that completes the character and usage counts it, but its id and logprob are not known.
+the token that completes the character, in `logprobs` too, and usage counts it, but its id and
+logprob are not known. A text that ends inside a character loses that beginning.
+
+Token ids come only beside probabilities. A request that asks for no logprobs gets the cheapest kind
+(see `llamacpp_request`), which is not the model's own: its `cumulative_logprob` stays 0.
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ from openllm.types import CompletionChunk, FinishReason, SamplingParams, TokenLo
 
 class NativeToken(Struct, frozen=True, gc=False):
     id: int
-    logprob: float
 
 
 class NativeTokenDetail(Struct, frozen=True):
@@ -86,7 +89,6 @@ class DetailedEvent(Struct, frozen=True):
     error: NativeError | None = None
 
 
-# Alternatives are asked for only to learn token ids: without `logprobs` they are not even parsed.
 decode_event = json.Decoder(Event).decode
 decode_detailed_event = json.Decoder(DetailedEvent).decode
 
@@ -139,9 +141,8 @@ class Sequence:
         """Add a token of a request without stops and reports: the short way of `add`."""
         if not self._plain or not text or self._silent:
             return None
-        self._cumulative += token.logprob
         self._sent += 1
-        return CompletionChunk(self._index, text, (token.id,), self._cumulative)
+        return CompletionChunk(self._index, text, (token.id,))
 
     def add(self, text: str, made: Made, prompt: Usage) -> CompletionChunk | None:
         """Add a token; return the chunk it completes, or None while its text is held."""
@@ -248,7 +249,7 @@ class Answer:
                 chunk = sequence.plain(choice.text, token)
                 if chunk is not None:
                     return chunk
-                made: Made = (token.id, token.logprob, None)
+                made: Made = (token.id, 0.0, None)
             else:
                 made = (token.id, token.logprob, detail(token, self._top or 0))
             chunk = sequence.add(choice.text, made, self._prompt)
