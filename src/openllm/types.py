@@ -106,7 +106,8 @@ class Usage(Struct, frozen=True, array_like=True):
 class CompletionChunk(Struct, frozen=True, array_like=True):
     """What one sequence gained in one engine step: a delta, not the text so far.
 
-    `text` never ends in half a UTF-8 character nor in the beginning of a stop string. The last
+    `text` never ends in half a UTF-8 character nor in the beginning of a stop string.
+    `cumulative_logprob` is 0 where the engine computes none unless asked for `logprobs`. The last
     chunk of sequence `index` carries `finish_reason` and `usage` (its own completion tokens); a
     stream that ends before every sequence had one is an error.
     """

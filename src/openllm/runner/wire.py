@@ -1,7 +1,7 @@
 """Frames on the runner's socket: four bytes of length, big-endian, then one msgpack message.
 
-The worker sends one `Step` per engine step with the new chunks of all its streams. Knows nothing
-of sockets or processes.
+The worker sends one `Step` per engine step with the new chunks of all its streams; where an engine
+reports a step piece by piece, one for what came together. Knows nothing of sockets or processes.
 """
 
 from __future__ import annotations
