@@ -42,7 +42,8 @@ PROMPTS = (
     "def main():",
     "Hello!",
 )
-POLYGLOT = {"prompt": "Hi", "grammar": 'root ::= ("é" | "日本" | "👩‍👩‍👧‍👦" | "🚲" | "x")+'}
+_UNIT = '("é" | "日本") "x"? ("👩‍👩‍👧‍👦" | "🚲")'
+POLYGLOT = {"prompt": "Hi", "grammar": f"root ::= unit{{40}}\nunit ::= {_UNIT}"}
 
 
 @dataclass

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.mark.parametrize("prompt", PROMPTS)
 async def test_only_the_last_chunk_of_a_sequence_ends_it(subject: Subject, prompt: str) -> None:
-    chunks = await subject.chunks(prompt, max_tokens=16, temperature=0.0)
+    chunks = await subject.chunks(prompt, max_tokens=16, temperature=0.0, ignore_eos=True)
     assert [chunk.index for chunk in chunks] == [0] * len(chunks)
     *before, last = chunks
     assert last.finish_reason == "length"

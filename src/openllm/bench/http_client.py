@@ -125,10 +125,10 @@ class Connection(asyncio.Protocol):
         Raises:
             RequestError: The connection was lost or did not speak HTTP.
         """
+        self._response = Response(0, b"", "")
         if self._transport is None or self._transport.is_closing():
             raise RequestError("closed", "the connection was closed by the server")
         self._done = asyncio.get_running_loop().create_future()
-        self._response = Response(0, b"", "")
         self._sink, self._streams, self._framed = sink, False, False
         self._transport.write(request)
         try:
