@@ -124,4 +124,4 @@ async def test_closing_the_engine_ends_every_request_with_an_error(
         assert all(isinstance(error, EngineUnavailableError) for error in ended)
         with pytest.raises(EngineUnavailableError):
             await greedy(llama)
-        await until(lambda: threads() == others)
+        await until(lambda: threads() <= others)
