@@ -238,7 +238,7 @@ from tests.unit.engines.llamas import greedy, started
 
 async def main():
     model = LocalModel(name="tiny", path=sys.argv[1], format="gguf")
-    for _ in range(5):
+    for _ in range(8):
         async with started(model, context_length=2048, max_concurrency=64) as llama:
             await greedy(llama)
             await llama.close()
@@ -258,8 +258,9 @@ def test_closing_gives_the_memory_back(tiny_llama: LocalModel) -> None:
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip
     sizes = [int(line) for line in done.stdout.split()]
-    assert len(sizes) == 5
-    assert sizes[-1] - sizes[1] < 16 << 20
+    assert len(sizes) == 8
+    # The allocator keeps a little now and then; a model kept would be hundreds of megabytes.
+    assert min(sizes[5:]) - min(sizes[1:5]) < 32 << 20
 
 
 async def test_an_engine_that_was_not_started_says_so(tiny_llama: LocalModel) -> None:
