@@ -259,8 +259,8 @@ def test_closing_gives_the_memory_back(tiny_llama: LocalModel) -> None:
     )  # fmt: skip
     sizes = [int(line) for line in done.stdout.split()]
     assert len(sizes) == 8
-    # The allocator keeps a little now and then; a model kept would be hundreds of megabytes.
-    assert min(sizes[5:]) - min(sizes[1:5]) < 32 << 20
+    # Some megabytes stay with the allocator each time; a model that stays is 300 of them.
+    assert min(sizes[5:]) - min(sizes[1:5]) < 64 << 20
 
 
 async def test_an_engine_that_was_not_started_says_so(tiny_llama: LocalModel) -> None:
