@@ -17,6 +17,9 @@ Request = TypeVar("Request", bound=WireModel)
 IDLE_TIMEOUT = 30.0
 """Seconds between two pieces of a body."""
 
+MIN_RATE = 1024
+"""Bytes a second that a body comes with, once it has come for `IDLE_TIMEOUT` seconds."""
+
 # Above this, parsing could hold up the streams of others, so it leaves the event loop.
 _INLINE_BYTES = 32 * 1024
 # A client that is still sending an oversized body reads the refusal only when it is done.
@@ -40,7 +43,10 @@ async def read_body(scope: Scope, receive: Receive, limit: int) -> bytes:
         raise await _too_large(headers, receive, limit)
     pieces: list[bytes] = []
     size, more = 0, True
+    started = monotonic()
     while more:
+        if monotonic() - started > IDLE_TIMEOUT + size / MIN_RATE:
+            raise _too_slow(f"the request body comes with less than {MIN_RATE} bytes a second")
         message = await _receive(receive)
         piece: bytes = message.get("body", b"")
         size += len(piece)
@@ -78,15 +84,17 @@ async def _receive(receive: Receive) -> Message:
     try:
         message = await asyncio.wait_for(receive(), IDLE_TIMEOUT)
     except asyncio.TimeoutError:
-        raise ProtocolError(
-            408, f"no part of the request body came for {IDLE_TIMEOUT:g} s", headers=_CLOSE
-        ) from None
+        raise _too_slow(f"no part of the request body came for {IDLE_TIMEOUT:g} s") from None
     if message["type"] == "http.disconnect":
         raise ClientDisconnectedError
     return message
 
 
 _CLOSE = ((b"connection", b"close"),)
+
+
+def _too_slow(message: str) -> ProtocolError:
+    return ProtocolError(408, message, headers=_CLOSE)
 
 
 async def _too_large(headers: dict[bytes, bytes], receive: Receive, limit: int) -> ProtocolError:
