@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,8 +83,14 @@ def _timeout(settings: Settings, call: Call[Any]) -> httpx2.Timeout:
 
 
 def _trust(url: str) -> ssl.SSLContext | bool:
-    """Trust the system's authorities; for plain HTTP nobody, as loading them takes 70 ms."""
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if url.startswith("http://") else True
+    """Trust the usual authorities, or those that SSL_CERT_FILE and SSL_CERT_DIR name.
+
+    For plain HTTP nobody, as loading them takes 70 ms.
+    """
+    if url.startswith("http://"):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    named = os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")
+    return ssl.create_default_context() if named else True
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,4 +1,4 @@
-"""Deny by default: every route of the whole server, ours and BentoML's, without a key."""
+"""Deny by default: our routes need a key, and BentoML's are reached by nobody."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import warnings
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 from starlette.routing import Mount, Route
@@ -32,11 +33,22 @@ BAD_HOSTS = (
     ((b"host", b"localhost/livez?"),),
 )
 
+# BentoML's, in versions and settings beside those that the tests run with.
+BENTOML_PATHS = {
+    "/metrics",
+    "/docs.json",
+    "/schema.json",
+    "/static_content/index.css",
+    "/assets/index.js",
+}
+
 OUR_ROUTES = """
+/ GET HEAD
 /chat POST
 /chat-sse POST
 /complete POST
 /docs GET HEAD
+/docs/ GET HEAD
 /docs/docs.css GET HEAD
 /docs/docs.js GET HEAD
 /docs/icon.svg GET HEAD
@@ -71,7 +83,11 @@ def settings() -> ServerSettings:
 
 @pytest.fixture(scope="module")
 def served(fleet: Any, settings: ServerSettings) -> ASGIApp:
-    """What `openllm start` serves: BentoML's application with ours in it."""
+    """What `openllm start` serves: our application behind BentoML's."""
+    return edge(fleet, settings)
+
+
+def edge(fleet: Any, settings: ServerSettings) -> ASGIApp:
     with warnings.catch_warnings():  # BentoML's own.
         warnings.simplefilter("ignore")
         app: ASGIApp = create_service(fleet, settings).to_asgi()
@@ -122,11 +138,10 @@ def test_the_route_table_is_as_written_here(fleet: Any, settings: ServerSettings
 async def test_no_route_answers_without_a_key(kind: str, request: pytest.FixtureRequest) -> None:
     app: Any = request.getfixturevalue(kind)
     inside = app._app
-    # BentoML's application, which has ours mounted, stands behind the one that picks our routes.
     found = set(paths(inside._bento if isinstance(inside, OwnRoutes) else inside))
     assert {"/v1/chat/completions", "/chat", "/docs", "/livez"} <= found | _ours(request)
     tried = 0
-    for path in sorted(found | _ours(request) | {"/", "/metrics", "/docs.json", "/schema.json"}):
+    for path in sorted(found | _ours(request) | BENTOML_PATHS):
         for spelling, method in itertools.product(spellings(path), METHODS):
             answer = await ask(app, spelling, method=method)
             free = spelling in OPEN and method in ("GET", "HEAD")
@@ -164,12 +179,52 @@ async def test_odd_methods_with_a_key_are_refused_not_failed(
         assert answer.header(b"allow")
 
 
-async def test_every_error_inside_bentoml_has_our_shape(served: ASGIApp) -> None:
-    for path in ("/no-such-route", "/static_content/none", "/docs/none", "/v1/none", "/v1//models"):
-        answer = await ask(served, path, KEY)
-        assert answer.status == 404, path
-        assert answer.error["code"] == "not_found"
-        assert answer.header(b"x-request-id")
+@pytest.mark.parametrize("api_key", [(), ("secret",)])
+async def test_nothing_of_bentoml_is_reached(
+    fleet: Any, api_key: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    app: Any = edge(fleet, ServerSettings(api_key=api_key))
+    theirs = set(paths(app._app._bento)) - _ours(request)
+    assert {"/docs.json", "/schema.json", "/static_content/"} <= theirs
+    others = {"/no-such-route", "/docs/none", "/v1/none", "/v1//models"}
+    for path in sorted(theirs | BENTOML_PATHS | others):
+        for method in ("GET", "POST"):
+            answer = await ask(app, path, *[KEY] * bool(api_key), method=method)
+            assert answer.status == 404, path
+            assert answer.error["code"] == "not_found"
+            assert answer.error["message"].endswith("/docs lists all routes")
+            assert answer.header(b"x-request-id")
+
+
+async def test_no_socket_is_served(served: ASGIApp) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message["type"])
+
+    scope = {"type": "websocket", "http_version": "1.1", "path": "/", "headers": [HOST, KEY]}
+    await served(scope, receive, send)
+    assert sent == ["websocket.close"]
+
+
+@pytest.mark.parametrize("path", ["/", "/docs/"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_way_to_the_docs(served: ASGIApp, path: str, method: str) -> None:
+    assert (await ask(served, path, method=method)).status == 401
+    answer = await ask(served, path, KEY, method=method)
+    assert answer.status == 307
+    location = (answer.header(b"location") or b"").decode()
+    assert urljoin(f"http://localhost:5000{path}", location) == "http://localhost:5000/docs"
+    # Below the path of a proxy as well.
+    assert urljoin(f"http://localhost/proxy{path}", location) == "http://localhost/proxy/docs"
+
+
+def test_bentoml_build_learns_the_routes(fleet: Any, settings: ServerSettings) -> None:
+    schema = create_service(fleet, settings).schema()
+    assert set(schema["paths"]) >= {line.split()[0] for line in OUR_ROUTES.strip().split("\n")}
 
 
 @pytest.mark.reliability("S-12")

@@ -187,7 +187,7 @@ async def test_response_format(http: Any, form: Any, param: str) -> None:
         ({"n": "1"}, "n", 'must be an integer, got "1"'),
         ({"stream": "yes"}, "stream", "must be true or false"),
         ({"stop": 5}, "stop", "must be a string or an array of strings, got 5"),
-        ({"stop": ""}, "stop", "must not be empty"),
+        ({"stop": ""}, "stop", "stop must not be empty"),
         ({"stop": ["a", ""]}, "stop[1]", "must not be empty"),
         ({"stop": {"a": 1}}, "stop", "got an object"),
         ({"messages": []}, "messages", "must not be empty"),
@@ -267,6 +267,27 @@ async def test_faulty_prompt(http: Any, prompt: Any, param: str) -> None:
     check(await http.post("/v1/completions", json={"prompt": prompt}), 400, param)
 
 
+@pytest.mark.parametrize(
+    ("path", "name", "value"),
+    [
+        ("/v1/chat/completions", "messages", []),
+        ("/v1/completions", "prompt", ""),
+        ("/v1/completions", "prompt", []),
+        ("/v1/embeddings", "input", ""),
+        ("/v1/embeddings", "input", []),
+        ("/chat", "prompt", ""),
+        ("/chat", "messages", []),
+        ("/complete", "prompt", ""),
+        ("/embed", "input", []),
+    ],
+)
+async def test_what_is_empty_is_called_so(http: Any, path: str, name: str, value: Any) -> None:
+    reply = await http.post(path, json=value if path == "/embed" else {name: value})
+    error = reply.json()["error"]
+    assert reply.status_code == 400
+    assert error["message"] == f"{error['param']} must not be empty"
+
+
 @pytest.mark.reliability("S-03")
 async def test_query_parameters_change_nothing(http: Any) -> None:
     query = "?model=nope&stream=true&temperature=9&bypass_filter=true&n=99"
@@ -319,7 +340,6 @@ async def test_get_and_post_are_not_mixed_up(http: Any, method: str, path: str) 
 @pytest.mark.parametrize(
     "path",
     [
-        "/",
         "/v1",
         "/v1/nope",
         "/v2/models",

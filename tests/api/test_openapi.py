@@ -22,7 +22,7 @@ from tests.api.conftest import Server, chat
 
 pytestmark = pytest.mark.anyio
 
-NOT_DESCRIBED = re.compile(r"/docs(/.*)?|/openapi\.json")
+NOT_DESCRIBED = re.compile(r"/|/docs(/.*)?|/openapi\.json")
 
 
 @pytest.fixture(scope="module")

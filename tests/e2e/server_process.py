@@ -30,11 +30,12 @@ class ServerProcess:
 
 
 @contextmanager
-def serving(*arguments: str) -> Iterator[ServerProcess]:
+def serving(*arguments: str, stderr: int | None = None) -> Iterator[ServerProcess]:
     """Start a server on a free port, wait until it is ready, and end it."""
     process = subprocess.Popen(
-        [*COMMAND, "start", *arguments, "--port", "0"], stdout=subprocess.PIPE, text=True
-    )
+        [*COMMAND, "start", *arguments, "--port", "0"],
+        stdout=subprocess.PIPE, stderr=stderr, text=True,
+    )  # fmt: skip
     try:
         if process.stdout is None:
             raise RuntimeError("no output to read")
@@ -48,8 +49,9 @@ def serving(*arguments: str) -> Iterator[ServerProcess]:
             process.wait(20)
         finally:
             process.kill()
-            if process.stdout is not None:
-                process.stdout.close()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -56,9 +56,12 @@ def test_bentoml_serve(scripted: Callable[..., LocalModel]) -> None:
             with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
                 raw.sendall(b"no HTTP at all\r\n\r\n")
                 assert b'"error"' in raw.recv(4096)
-            missing = httpx2.get(f"{url}/no/such/route", headers=header)
-            assert missing.status_code == 404
-            assert set(missing.json()["error"]) == {"message", "type", "param", "code"}
+            for path in ("/no/such/route", "/docs.json", "/schema.json", "/metrics"):
+                missing = httpx2.get(url + path, headers=header)
+                assert missing.status_code == 404, path
+                assert set(missing.json()["error"]) == {"message", "type", "param", "code"}
+            page = httpx2.get(url, headers=header, follow_redirects=True)
+            assert (page.status_code, page.url.path) == (200, "/docs")
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(20)

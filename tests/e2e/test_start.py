@@ -195,8 +195,13 @@ def test_a_truncated_model_is_named_with_both_sizes(tmp_path: Path) -> None:
         (["--opt", "temperature"], "NAME=VALUE"),
         (["--port", "99999"], "--port '99999'"),
         (["--max-concurrency", "0"], "--max-concurrency '0'"),
-        (["--workers", "2"], "workers=2"),
-        (["--ssl-keyfile", "key.pem"], "ssl_certfile"),
+        (["--port", "five"], "--port 'five' must be a whole number from 0 to 65535"),
+        (["--workers", "2"], "--workers '2'"),
+        (["--api-key", ""], "--api-key: a key is empty"),
+        (["--api-key-file", "none"], "--api-key-file 'none': there is no such file"),
+        (["--ssl-keyfile", "key.pem"], "--ssl-keyfile 'key.pem': this needs --ssl-certfile"),
+        (["--ssl-certfile", "none.pem"], "--ssl-certfile 'none.pem': there is no such file"),
+        (["--backend", "abacus"], "--backend: "),
         (["--no-such-option"], "--no-such-option"),
     ],
 )
@@ -211,8 +216,66 @@ def test_a_prompt_file_that_is_no_text_is_refused(scripted: Scripted, tmp_path: 
     path = tmp_path / "latin1.txt"
     path.write_bytes("Grüße".encode("latin-1"))
     done = run("start", scripted().path, "--port", "0", "--prompt", str(path))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "latin1.txt" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_certificate_that_is_none_is_named_before_anything_is_loaded(
+    scripted: Scripted, tmp_path: Path
+) -> None:
+    path = tmp_path / "cert.pem"
+    path.write_text("no PEM\n")
+    done = run("start", scripted(load_seconds=30).path, "--port", "0", "--ssl-certfile", str(path))
+    assert done.returncode == 2
+    assert f"--ssl-certfile {str(path)!r} holds no certificate" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_wrong_script_is_refused_before_the_server_begins(scripted: Scripted) -> None:
+    done = run("start", scripted(rulez=[]).path, "--port", "0")
+    assert done.returncode == 2
+    assert "`rulez`" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_prompt_like_a_path_is_told_and_used_as_text(scripted: Scripted) -> None:
+    model = scripted(default={"reply": "[{system}]"})
+    with serving(model.path, "--prompt", "nofile.txt", stderr=subprocess.PIPE) as server:
+        body = {"messages": [{"role": "user", "content": "Hi"}]}
+        answer = server.post("/v1/chat/completions", body).json()
+        assert answer["choices"][0]["message"]["content"] == "[nofile.txt]"
+        assert server.process.stderr is not None
+        assert "--prompt 'nofile.txt': there is no such file" in server.process.stderr.readline()
+
+
+# A shell without job control starts background processes with SIGINT ignored.
+HEEDING_SIGINT = """
+import signal; signal.signal(signal.SIGINT, signal.default_int_handler)
+from openllm.cli import main; main(prog_name="openllm")
+"""
+
+
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_before_a_model_is_ready_ends_quietly(
+    scripted: Scripted, sent: signal.Signals, status: int
+) -> None:
+    command = [sys.executable, "-c", HEEDING_SIGINT, "start", scripted(load_seconds=60).path]
+    with subprocess.Popen(
+        [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            server = psutil.Process(process.pid)
+            deadline = time.monotonic() + 30
+            while not server.children():  # The model is being loaded.
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(sent)
+            said, _ = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == status
+    assert said == ("Interrupted.\n" if sent is signal.SIGINT else "")
 
 
 def test_a_model_that_cannot_load_ends_the_server(scripted: Scripted) -> None:
@@ -220,6 +283,12 @@ def test_a_model_that_cannot_load_ends_the_server(scripted: Scripted) -> None:
     done = run("start", model.path, "--port", "0")
     assert done.returncode == 1
     assert "no such architecture" in done.stderr
+
+
+def test_a_setting_found_wrong_only_by_loading_ends_with_2(scripted: Scripted) -> None:
+    done = run("start", scripted(chat_template="{% if").path, "--port", "0")
+    assert done.returncode == 2
+    assert "template" in done.stderr
 
 
 @pytest.mark.spec("S0-14", "S0-20", "S0-41", "S0-22")

@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     import bentoml
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-# BentoML's tracing makes a span of every streamed chunk, and its metrics and access log wrap every
-# message.
+# No request passes BentoML's stack (see `OwnRoutes`), so it need not build what would measure one.
 LEAN: dict[str, Any] = {
     "name": "openllm",
     "workers": 1,
@@ -32,18 +31,19 @@ OnStarted = Callable[[dict[str, OpenLLMError]], None]
 
 
 class OwnRoutes:
-    """Sends what our app serves straight to it, everything else to BentoML's own routes."""
+    """Gives every request to our app; BentoML's only starts and ends with the server.
 
-    def __init__(self, app: ASGIApp, own: ASGIApp, segments: frozenset[str]) -> None:
-        self._bento = app
+    BentoML's own routes are reached by nobody: its page loads scripts from other hosts, and its
+    stack would wrap every streamed chunk.
+    """
+
+    def __init__(self, bento: ASGIApp, own: ASGIApp) -> None:
+        self._bento = bento
         self._own = own
-        self._segments = segments
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _first_segment(scope["path"]) in self._segments:
-            await self._own(scope, receive, send)
-        else:
-            await self._bento(scope, receive, send)
+        app = self._bento if scope["type"] == "lifespan" else self._own
+        await app(scope, receive, send)
 
 
 def create_service(
@@ -56,7 +56,7 @@ def create_service(
     """
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     import bentoml
-    from starlette.routing import Route
+    from starlette.applications import Starlette
 
     class OpenLLM:
         @bentoml.on_startup
@@ -69,29 +69,19 @@ def create_service(
             await asyncio.wait([self._starting])
             await fleet.close()
 
-        async def __is_ready__(self) -> bool:
-            return fleet.ready
-
     app = build_app(fleet, settings)
     Guard(app, settings)  # A wrong setting fails here, not when BentoML builds the stack.
-    routes = (route for route in app.routes if isinstance(route, Route))
-    segments = frozenset(_first_segment(route.path) for route in routes)
 
     class EdgeService(bentoml.Service[Any]):
         """A service whose whole ASGI app stands behind the guard, whoever serves it."""
 
         def to_asgi(self, is_main: bool = True) -> ASGIApp:
-            # The bare router: the app's error middleware would wrap every chunk, and has nothing to
-            # do under a guard.
-            return Guard(OwnRoutes(super().to_asgi(is_main), app.router, segments), settings)
+            return Guard(OwnRoutes(super().to_asgi(is_main), app), settings)
 
     service: bentoml.Service[Any] = bentoml.service(service_class=EdgeService, **LEAN)(OpenLLM)
-    service.mount_asgi_app(app, name="openllm")
+    # Only for `bentoml build`, which writes the routes of a mounted app into the bento.
+    service.mount_asgi_app(Starlette(routes=app.routes), name="openllm")
     return service
-
-
-def _first_segment(path: str) -> str:
-    return path[1:].partition("/")[0]
 
 
 async def _start(fleet: Fleet, on_started: OnStarted | None) -> None:

@@ -18,12 +18,8 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         sock = socket.socket(family, socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        raise ConfigurationError(
-            f"host {host!r} is not an address of this machine: {error}; use 127.0.0.1 for this "
-            "machine alone or 0.0.0.0 for all its addresses",
-            param="host",
-        ) from None
+    except (socket.gaierror, UnicodeError):
+        raise _foreign(host) from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
@@ -32,6 +28,14 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
         sock.close()
         raise _explained(error, host, port) from None
     return sock
+
+
+def _foreign(host: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"--host {host!r} is not an address of this machine; use 127.0.0.1 for this machine alone "
+        "or 0.0.0.0 for all its addresses",
+        param="host",
+    )
 
 
 def _explained(error: OSError, host: str, port: int) -> ConfigurationError:
@@ -45,6 +49,8 @@ def _explained(error: OSError, host: str, port: int) -> ConfigurationError:
         return ConfigurationError(
             f"port {port} needs privileges this process lacks; use a port above 1023", param="port"
         )
+    if error.errno == errno.EADDRNOTAVAIL:
+        return _foreign(host)
     return ConfigurationError(
         f"cannot listen on {host} port {port}: {error.strerror}", param="host"
     )

@@ -11,11 +11,14 @@ import os
 import uvicorn.config
 
 from openllm.bento.edge import create_service
+from openllm.bento.preflight import check_models
+from openllm.config.model import ModelConfig
 from openllm.config.server import ServerSettings
 from openllm.fleet import Fleet
 from openllm.models.ref import parse_models
 
 _models = parse_models(os.environ.get("OPEN_LLM_MODELS", "demo"))
+check_models(_models, ModelConfig())
 # BentoML does not tell the service its address, so the guard must not assume the loopback.
 _settings = ServerSettings(
     host="0.0.0.0", api_key=tuple(os.environ.get("OPEN_LLM_API_KEY", "").split())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from openllm.cli import INTERRUPTED
 from openllm.errors import ConfigurationError, OpenLLMError
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from openllm.bench.run import Run
     from openllm.bench.settings import LengthRange
 
-INTERRUPTED = 130
+DEFAULT_URL = "http://127.0.0.1:5000/v1"
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _SAME_NAME = (
     *("endpoint", "rate", "burstiness", "duration", "prompt_tokens", "output_tokens", "warmup"),
@@ -64,7 +65,8 @@ def _limits(
 
 
 @click.command("bench", short_help="Measure any OpenAI-compatible server.")
-@click.argument("url", default="http://127.0.0.1:5000/v1")
+@click.argument("url", required=False, metavar="[URL]")
+@click.option("--url", "url_option", metavar="URL", help="The same, as other commands take it.")
 @click.option("--model", default="", help="Model to ask for  [default: the first listed]")
 @click.option(
     "--endpoint",
@@ -167,10 +169,13 @@ def _limits(
 def bench(**options: Any) -> None:
     """Measure an OpenAI-compatible server at URL, the base URL that usually ends in /v1.
 
+    Without URL it is the server of `openllm start`: http://127.0.0.1:5000/v1.
+
     Reports time to first token, latency between tokens, end-to-end latency, throughput, goodput
     and errors. Ctrl-C reports what was measured so far.
     """
     _refuse_contradictions(options)
+    options["url"] = options["url"] or options["url_option"] or DEFAULT_URL
     try:
         run = _prepare(options)
         _measure(run)
@@ -190,6 +195,8 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
     ):
         if options[first] is not None and options[second] is not None:
             raise click.UsageError(f"give --{_flag(first)} or --{_flag(second)}: {why}")
+    if options["url"] is not None and options["url_option"] is not None:
+        raise click.UsageError("give URL or --url, not both; --compare takes a second server")
     for name, value in options.items():
         if isinstance(value, float) and not isfinite(value):
             raise click.UsageError(f"--{_flag(name)} {value} is not a number to measure with")
@@ -218,10 +225,14 @@ def _prepare(options: dict[str, Any]) -> Run:
 
     if options["plot_file"] is not None:
         require_matplotlib()
-    target = parse_target(options["url"], options["api_key"])
+    try:
+        target = parse_target(options["url"], options["api_key"])
+        compared = options["compare"] or options["url"]
+        other = parse_target(compared, options["compare_api_key"])
+    except ConfigurationError as error:
+        raise click.UsageError(error.message) from None
     sides = [Side("A", target, options["model"])]
     if options["compare"] is not None:
-        other = parse_target(options["compare"], options["compare_api_key"])
         sides.append(Side("B", other, options["compare_model"] or options["model"]))
     return Run(_settings(options), sides)
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from openllm.cli import INTERRUPTED
 from openllm.cli.remote import connect, explain, remote_options, sampling_options
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _take_one(session: ChatSession, lines: LineInput, url: str) -> None:
             note("")
     except KeyboardInterrupt:
         if not lines.interactive:
-            sys.exit(130)
+            sys.exit(INTERRUPTED)
         note("\nCtrl-D or /exit leaves.")
     except (ClientError, CommandError) as error:
         if not lines.interactive:

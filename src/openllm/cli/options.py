@@ -5,11 +5,13 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
+
+from openllm.bento.options import flag
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -39,19 +41,19 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
 
 def _flag(name: str, field: FieldInfo) -> Callable[[Command], Command]:
     kind = _plain_type(field.annotation)
-    spellings = [f"--{name.replace('_', '-')}"]
+    spellings = [flag(name)]
     if "_" in name:
         spellings.append(f"--{name}")
     text = (field.description or "") + _shown_default(field)
     if kind is bool:
-        off = [f"--no-{name.replace('_', '-')}", f"--no_{name}"]
+        off = [flag(f"no_{name}"), f"--no_{name}"]
         both = [f"{on}/{not_on}" for on, not_on in zip(spellings, off, strict=False)]
         return click.option(*both, name, default=None, help=text)
     return click.option(
         *spellings,
         name,
         multiple=get_origin(field.annotation) is tuple,
-        metavar=_METAVARS.get(kind, "VALUE"),
+        metavar=_choices(field.annotation) or _METAVARS.get(kind, "VALUE"),
         envvar="OPEN_LLM_API_KEY" if name == "api_key" else None,
         help=text,
     )
@@ -67,6 +69,12 @@ def _plain_type(annotation: Any) -> type:
     if origin in (Union, types.UnionType, tuple):
         return _plain_type(get_args(annotation)[0])
     return str
+
+
+def _choices(annotation: Any) -> str:
+    if get_origin(annotation) is not Literal:
+        return ""
+    return f"[{'|'.join(map(str, get_args(annotation)))}]"
 
 
 def _shown_default(field: FieldInfo) -> str:

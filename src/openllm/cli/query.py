@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from openllm.cli import INTERRUPTED
 from openllm.cli.remote import connect, explain, remote_options, sampling_options, write_reply
 
 if TYPE_CHECKING:
     from open_llm_client import Client
     from open_llm_client.protocol import SamplingOptions
-
-INTERRUPTED = 130
 
 
 @click.command("query")

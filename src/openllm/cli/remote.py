@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
 
 import click
 
@@ -82,14 +83,35 @@ def connect(url: str, api_key: str | None) -> Client:
 
 def explain(error: ClientError, url: str) -> str:
     """Return one line that says what is wrong and how to mend it."""
-    from open_llm_client import ConnectionFailed, Unauthorized
+    from open_llm_client import ConnectionFailed
 
     if isinstance(error, ConnectionFailed) and error.retryable:
-        return f"cannot reach {url}: start a server with `openllm start`, or give its --url"
-    text = " ".join(str(error).split())
-    if isinstance(error, Unauthorized):
-        return f"{text}: give the server's --api-key, or set OPEN_LLM_API_KEY"
-    return text
+        return _unreachable(error, url)
+    return " ".join(str(error).split())
+
+
+def _unreachable(error: ClientError, url: str) -> str:
+    import socket
+    import ssl
+
+    name = urlsplit(url).hostname
+    for cause in _causes(error):
+        if isinstance(cause, socket.gaierror):
+            return f"cannot reach {url}: the name {name!r} does not resolve; {_CORRECT}"
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"cannot reach {url}: its certificate is not trusted: {cause.verify_message}"
+        if isinstance(cause, ssl.SSLError):
+            return f"cannot reach {url}: it does not speak TLS ({cause.reason}); {_CORRECT}"
+    return f"cannot reach {url}: start a server with `openllm start`, or give its --url"
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+_CORRECT = "correct --url, e.g. http://127.0.0.1:5000"
 
 
 def write_reply(text: str) -> None:

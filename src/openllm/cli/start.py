@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from openllm.bento.options import OPTION_MODELS, flag
 from openllm.cli.options import flags_of, given
-from openllm.config.model import LoadOptions, RequestDefaults
-from openllm.config.server import ServerSettings
+
+if TYPE_CHECKING:
+    from openllm.errors import OpenLLMError
 
 
 @click.command("start")
 @click.argument("models", required=False, default="demo", metavar="[MODEL[,MODEL...]]")
-@flags_of([ServerSettings, LoadOptions, RequestDefaults])
+@flags_of(OPTION_MODELS)
 @click.option(
     "--opt", "opts", multiple=True, metavar="NAME=VALUE", help="Any of these options by its name."
 )
@@ -30,29 +32,31 @@ def start(models: str, opts: tuple[str, ...], log_level: str, **flags: Any) -> N
     """Serve models behind an OpenAI-compatible API.
 
     MODEL is `demo` (bundled, the default) or a GGUF file; NAME=FILE chooses the served name.
-    Requests choose by "model"; without one the first answers.
+    Requests choose by "model"; without one the first answers. Once models are ready one line says
+    so, with the URL. The exit status is 0 after a signal, 2 if a setting or a file is wrong.
 
     \b
       openllm start
       openllm start ./llama.gguf --port 8080
       openllm start demo,coder=./qwen.gguf --host 0.0.0.0 --api-key SECRET
     """
-    from openllm.bento.launch import serve
-    from openllm.bento.options import split_options
-    from openllm.errors import ConfigurationError
-    from openllm.models.ref import check_files, parse_models
+    from openllm.bento import launch
+    from openllm.errors import ConfigurationError, OpenLLMError
 
     _set_up_logging(log_level)
     try:
-        settings, config = split_options({**given(flags), **_parse_opts(opts)})
-        chosen = parse_models(models)
-        for model in chosen:
-            check_files(model)
-        status = serve(chosen, {model.name: config for model in chosen}, settings)
-    except ConfigurationError as error:
-        click.echo(f"Error: {error.message}", err=True)
-        sys.exit(2)
-    sys.exit(status)
+        sys.exit(launch.run(models, {**given(flags), **_parse_opts(opts)}))
+    except OpenLLMError as error:
+        click.echo(f"Error: {_with_flag(error)}", err=True)
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+
+
+def _with_flag(error: OpenLLMError) -> str:
+    """Return the message, with the flag that is to blame before it if it names none."""
+    option = error.param or ""
+    known = any(option in model.model_fields for model in OPTION_MODELS)
+    named = flag(option) in error.message
+    return f"{flag(option)}: {error.message}" if known and not named else error.message
 
 
 def _parse_opts(opts: tuple[str, ...]) -> dict[str, Any]:
@@ -68,7 +72,7 @@ def _parse_opts(opts: tuple[str, ...]) -> dict[str, Any]:
 
 _REPEATED = {
     name
-    for model in (ServerSettings, RequestDefaults)
+    for model in OPTION_MODELS
     for name, field in model.model_fields.items()
     if field.default == ()
 }

@@ -3,24 +3,69 @@
 from __future__ import annotations
 
 import ipaddress
+import os
+import stat
 from pathlib import Path
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
+
+T = TypeVar("T")
+
+
+def _readable(path: Path) -> Path:
+    """Find out without opening the file, which may be a pipe, that it can be read."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise ValueError("there is no such file") from None
+    except OSError as error:
+        raise ValueError(f"the file cannot be read: {error.strerror}") from None
+    if stat.S_ISDIR(mode):
+        raise ValueError("this is a folder; give the path of a file")
+    if not os.access(path, os.R_OK):
+        raise ValueError("the file cannot be read: this user lacks the permission")
+    return path
+
+
+def _not_empty(key: str) -> str:
+    if not key.strip():
+        raise ValueError("a key is empty; give one or leave the option out")
+    return key
+
+
+ReadableFile = Annotated[Path, AfterValidator(_readable)]
 
 
 class ServerSettings(BaseModel):
-    """Everything about the HTTP server; its fields are the flags of `openllm start`."""
+    """Everything about the HTTP server; its fields are the flags of `openllm start`.
+
+    A field with `repr=False` is a secret, whose value no message shows.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
-    port: int = Field(5000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
-    api_key: tuple[str, ...] = Field(
+    port: int = Field(
+        5000,
+        ge=0,
+        le=65535,
+        description="Port to listen on; 0 picks a free one, and the ready line is then JSON with "
+        "the keys ready (the URL), port, models and try.",
+    )
+    api_key: tuple[Annotated[str, AfterValidator(_not_empty)], ...] = Field(
         (),
         repr=False,
         description="Key that clients must send; may be repeated. Without one all may ask.",
     )
-    api_key_file: Path | None = Field(
+    api_key_file: ReadableFile | None = Field(
         None, description="File of keys, one a line; lines that begin with # are comments."
     )
     allowed_host: tuple[str, ...] = Field(
@@ -51,28 +96,51 @@ class ServerSettings(BaseModel):
     backlog: int = Field(2048, ge=1, description="Connections that may wait to be accepted.")
     workers: int = Field(1, ge=1, description="API processes; models live in their own processes.")
     access_log: bool = Field(False, description="Log one line for each request.")
-    ssl_certfile: Path | None = Field(None, description="TLS certificate; turns HTTPS on.")
-    ssl_keyfile: Path | None = Field(None, description="Private key of the certificate.")
-    ssl_keyfile_password: str | None = Field(None, description="Password of the private key.")
-    ssl_ca_certs: Path | None = Field(None, description="CA certificates for client certificates.")
+    ssl_certfile: ReadableFile | None = Field(
+        None, description="TLS certificate with its chain, as PEM; turns HTTPS on."
+    )
+    ssl_keyfile: ReadableFile | None = Field(
+        None, description="Private key of the certificate, unless the certificate's file holds it."
+    )
+    ssl_keyfile_password: str | None = Field(
+        None, repr=False, description="Password of the private key."
+    )
+    ssl_ca_certs: ReadableFile | None = Field(
+        None, description="CA certificates for client certificates."
+    )
     ssl_version: int | None = Field(None, description="TLS version, a number of Python's ssl.")
     ssl_cert_reqs: int | None = Field(
         None, ge=0, le=2, description="Client certificate: 0 none, 1 optional, 2 required."
     )
     ssl_ciphers: str | None = Field(None, description="TLS ciphers, in OpenSSL's notation.")
 
-    @model_validator(mode="after")
-    def _check(self) -> ServerSettings:
-        if self.workers > 1:
+    @field_validator("workers")
+    @classmethod
+    def _one_worker(cls, workers: int) -> int:
+        if workers > 1:
             raise ValueError(
-                f"workers={self.workers} is not supported: one API process serves thousands of "
-                "streams, and each further one would load every model again; use 1"
+                "one API process serves thousands of streams, and each further one would load "
+                "every model again; use 1"
             )
-        if any(not key.strip() for key in self.api_key):
-            raise ValueError("api_key is empty; give a key or leave the option out")
-        if self.ssl_keyfile and not self.ssl_certfile:
-            raise ValueError("ssl_keyfile is given without ssl_certfile; give both")
-        return self
+        return workers
+
+    @field_validator(
+        "ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs", "ssl_version", "ssl_cert_reqs",
+        "ssl_ciphers", mode="before",
+    )  # fmt: skip
+    @classmethod
+    def _with_certificate(cls, value: T, info: ValidationInfo) -> T:
+        # A certificate file that is itself wrong is missing here and has its own message.
+        if value is not None and info.data.get("ssl_certfile", "wrong") is None:
+            raise ValueError("this needs --ssl-certfile, the certificate that turns HTTPS on")
+        return value
+
+    @field_validator("ssl_cert_reqs")
+    @classmethod
+    def _with_authorities(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value and info.data.get("ssl_ca_certs", "wrong") is None:
+            raise ValueError("this needs --ssl-ca-certs, which says whose certificates are good")
+        return value
 
     @property
     def keyed(self) -> bool:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import difflib
+import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
 
 from openllm.config.model import ModelConfig, RequestDefaults
-from openllm.errors import ModelNotFoundError, OpenLLMError
+from openllm.errors import EngineError, ModelNotFoundError, OpenLLMError
 from openllm.fleet.served import ModelStatus, ServedModel
 from openllm.types import CompletionChunk, EmbeddingOutput, GenerateRequest, LocalModel, Prompt
+
+logger = logging.getLogger("openllm.fleet")
 
 MAX_WAITING = 512
 
@@ -64,6 +67,9 @@ class Fleet:
         for name, result in zip(self._served, results, strict=True):
             if isinstance(result, OpenLLMError):
                 failures[name] = result
+            elif isinstance(result, Exception):
+                logger.error("model %r failed to start", name, exc_info=result)
+                failures[name] = EngineError(f"starting model {name!r} failed: {result!r}")
             elif isinstance(result, BaseException):
                 raise result
         return failures
@@ -99,7 +105,7 @@ class Fleet:
             return served
         known = ", ".join(self._served)
         close = difflib.get_close_matches(name, self._served, n=1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
+        hint = f"; did you mean {close[0]!r}?" if close else "."
         shown = name if len(name) <= 80 else name[:80] + "…"
         raise ModelNotFoundError(
             f"model {shown!r} is not served here{hint} Served models: {known}", param="model"

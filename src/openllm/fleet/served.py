@@ -98,11 +98,11 @@ class ServedModel:
 
     async def close(self) -> None:
         """End the runner; whoever waits is refused. Safe to call twice."""
-        self.state = "stopped"
+        self.state, self.reason = "stopped", None
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
-        self._gate.refuse(self._unavailable("has been stopped"))
+        self._gate.refuse(self._unavailable())
         if self._runner is not None:
             await self._runner.close()
 
@@ -119,16 +119,14 @@ class ServedModel:
         """Lend the runner for `units` sequences, in turn.
 
         Raises:
-            EngineUnavailableError: The model is loading, restarting or has failed.
+            EngineUnavailableError: The model is not ready, or came to fail while this waited.
             OverloadedError: The queue is full.
         """
         if self.state != "ready":
-            raise self._unavailable(
-                f"is {self.state}" + (f": {self.reason}" if self.reason else "")
-            )
+            raise self._unavailable()
         async with self._gate.passage(units):
             if self._runner is None:
-                raise self._unavailable("has no runner")
+                raise self._unavailable()
             yield self._runner
 
     async def _launch(self) -> None:
@@ -180,9 +178,14 @@ class ServedModel:
     def _fail(self, reason: str) -> None:
         logger.error("model %s failed: %s", self.model.name, reason)
         self.state, self.reason = "failed", reason
-        self._gate.refuse(self._unavailable(f"has failed: {reason}"))
+        self._gate.refuse(self._unavailable())
 
-    def _unavailable(self, what: str) -> EngineUnavailableError:
+    def _unavailable(self) -> EngineUnavailableError:
+        reason = f": {self.reason}" if self.reason else ""
+        if self.state == "failed":
+            what = f"has failed{reason}; it stays so until the server is started again"
+        else:
+            what = f"is {self.state}{reason}"
         soon = self.state in ("loading", "restarting")
         return EngineUnavailableError(
             f"model {self.model.name!r} {what}", retry_after=1.0 if soon else 30.0

@@ -1,18 +1,13 @@
-"""The server: every route on one screen, and the one shape of its errors."""
+"""The server: every route on one screen. The guard puts what it refuses into our shape."""
 
 from __future__ import annotations
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
+from starlette.responses import RedirectResponse
+from starlette.routing import Route, Router
 from starlette.types import ASGIApp
 
 from openllm.config.server import ServerSettings
-from openllm.errors import OpenLLMError
 from openllm.fleet import Fleet
-from openllm.server.errors import ErrorReply, error_body, error_reply
 from openllm.server.exchange import Endpoint, Handler
 from openllm.server.health import live, ready
 from openllm.server.native_api import native_routes
@@ -28,14 +23,20 @@ from openllm.server.openapi import docs_routes
 OPENAI_PREFIXES = ("/v1", "/openai/v1")
 
 
-def build_app(fleet: Fleet, settings: ServerSettings) -> Starlette:
-    """Return the ASGI app that serves `fleet`. Whoever made the fleet starts and closes it."""
+def build_app(fleet: Fleet, settings: ServerSettings) -> Router:
+    """Return the ASGI app that serves `fleet`. Whoever made the fleet starts and closes it.
+
+    Stands behind a `Guard`: it answers unknown paths and methods in plain text.
+    """
 
     def endpoint(handler: Handler) -> ASGIApp:
         return Endpoint(handler, fleet, settings)
 
-    app = Starlette(
+    return Router(
         routes=[
+            # Relative, so that a proxy may serve us below a path of its own.
+            Route("/", RedirectResponse("docs"), methods=["GET"]),
+            Route("/docs/", RedirectResponse("../docs"), methods=["GET"]),
             Route("/livez", endpoint(live), methods=["GET"]),
             Route("/readyz", endpoint(ready), methods=["GET"]),
             Route("/healthz", endpoint(live), methods=["GET"]),
@@ -53,31 +54,6 @@ def build_app(fleet: Fleet, settings: ServerSettings) -> Starlette:
             *native_routes(endpoint),
             *docs_routes(keyed=settings.keyed),
         ],
-        exception_handlers={HTTPException: _no_route, OpenLLMError: _our_error},
+        # A redirect would repeat the caller's path in Location, which may name another host.
+        redirect_slashes=False,
     )
-    # A redirect would repeat the caller's path in Location, which may name another host.
-    app.router.redirect_slashes = False
-    return app
-
-
-async def _no_route(request: Request, error: Exception) -> Response:
-    """Answer what no route answers: an unknown path or a method it does not have."""
-    status = error.status_code if isinstance(error, HTTPException) else 404
-    headers = dict(getattr(error, "headers", None) or {})
-    what = f"{request.method} {request.scope['path']}"[:200]
-    if status == 405:
-        message = f"{what} is not allowed; use {headers.get('Allow', 'another method')}"
-    else:
-        message = f"there is no {what} here; see /docs for the routes"
-    raw = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
-    return _response(ErrorReply(status, error_body(status, message), raw))
-
-
-async def _our_error(_: Request, error: Exception) -> Response:
-    return _response(error_reply(error))
-
-
-def _response(reply: ErrorReply) -> Response:
-    response = Response(reply.body, reply.status, media_type="application/json")
-    response.raw_headers += reply.headers
-    return response

@@ -89,8 +89,9 @@ def _read_keys(file: Path) -> list[str]:
         lines = file.read_text("utf-8").splitlines()
         mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ConfigurationError(
-            f"the API key file {str(file)!r} cannot be read: {error}", param="api_key_file"
+            f"the API key file {str(file)!r} cannot be read: {reason}", param="api_key_file"
         ) from error
     keys = [key for line in lines if (key := line.strip()) and not key.startswith("#")]
     if not keys:

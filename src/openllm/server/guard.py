@@ -30,7 +30,10 @@ from openllm.server.request_id import request_id
 PROBES = frozenset({"/livez", "/readyz", "/healthz"})
 """What needs no key: exactly these paths, read by GET or HEAD."""
 
-NO_KEY = "no valid API key was sent; send one as Authorization: Bearer KEY"
+NO_KEY = (
+    "no valid API key was sent; send one header, Authorization: Bearer KEY or x-api-key: KEY, "
+    "with a key that the server was started with (--api-key, --api-key-file, OPEN_LLM_API_KEY)"
+)
 
 CLIENT_CLOSED = 499
 

@@ -118,7 +118,7 @@ class Reply:
         """Say in our words what a framework refused; its own may tell of our insides."""
         what = f"{self._scope['method']} {self._scope['path'][:200]}"
         if status == HTTPStatus.NOT_FOUND:
-            return f"there is no route for {what}; /docs lists all of them"
+            return f"there is no route for {what}; /docs lists all routes"
         if status == HTTPStatus.METHOD_NOT_ALLOWED:
             return f"{what} is not allowed; the allow header lists the methods that are"
         try:

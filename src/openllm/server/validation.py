@@ -152,9 +152,9 @@ def _explain(fault: Mapping[str, Any]) -> InvalidRequestError:
 
 
 def _must_be(kind: str, fault: Mapping[str, Any]) -> str:
-    context = {name: _plain(value) for name, value in fault.get("ctx", {}).items()}
-    if context.get("min_length") == "1":
+    if _must_not_be_empty(fault):
         return "must not be empty"
+    context = {name: _plain(value) for name, value in fault.get("ctx", {}).items()}
     return _MUST_BE[kind].format(**context) if kind in _MUST_BE else str(fault["msg"])
 
 
@@ -165,8 +165,12 @@ def _plain(value: object) -> str:
     return str(value).replace("'", '"').replace("False", "false").replace("True", "true")
 
 
+def _must_not_be_empty(fault: Mapping[str, Any]) -> bool:
+    return bool(fault.get("ctx", {}).get("min_length") == 1)
+
+
 def _got(kind: str, fault: Mapping[str, Any]) -> str:
-    if kind == "fault":
+    if kind == "fault" or _must_not_be_empty(fault):
         return ""
     if kind in _SHOWN_BY_LENGTH:
         return f", got {fault.get('ctx', {}).get('actual_length') or len(fault['input'])}"

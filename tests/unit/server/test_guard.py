@@ -70,6 +70,17 @@ async def test_every_refusal_for_want_of_a_key_is_the_same() -> None:
     assert good.status == 200
 
 
+async def test_the_refusal_names_every_accepted_way() -> None:
+    guard = guarded(hello, api_key=("secret",))
+    message = (await ask(guard, "/v1/models")).error["message"]
+    for name, value in (("Authorization", "Bearer KEY"), ("x-api-key", "KEY")):
+        assert f"{name}: {value}" in message
+        header = (name.lower().encode(), value.replace("KEY", "secret").encode())
+        assert (await ask(guard, "/v1/models", header)).status == 200
+    for source in ("--api-key", "--api-key-file", "OPEN_LLM_API_KEY"):
+        assert source in message
+
+
 @pytest.mark.reliability("S-02")
 async def test_only_three_paths_need_no_key() -> None:
     guard = guarded(hello, api_key=("secret",))
@@ -124,8 +135,10 @@ async def test_an_unknown_protocol_is_not_served_and_lifespan_passes() -> None:
 
 
 def test_unusable_settings_fail_before_anything_is_served(tmp_path: Path) -> None:
+    keyless = tmp_path / "keys"
+    keyless.write_text("# none\n")
     for bad in (
-        {"api_key_file": tmp_path / "missing"},
+        {"api_key_file": keyless},
         {"api_key": ("two words",)},
         {"allowed_origin": ("*",)},
         {"allowed_host": ("a/b",)},

@@ -1,0 +1,41 @@
+"""What holds for every command: typos, Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from openllm.cli import main
+
+
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        ("strat", "no such command 'strat'; did you mean 'start'?"),
+        ("qery", "did you mean 'query'?"),
+        ("xyz", "no such command 'xyz'; there are: start, query, chat, bench"),
+    ],
+)
+def test_a_mistyped_command_is_guessed(typed: str, says: str) -> None:
+    done = CliRunner().invoke(main, [typed, "--port", "80"])
+    assert done.exit_code == 2
+    assert says in done.stderr
+
+
+def test_a_mistyped_option_before_the_command_is_named() -> None:
+    done = CliRunner().invoke(main, ["--prot", "80", "start"])
+    assert done.exit_code == 2
+    assert "--prot" in done.stderr
+
+
+def test_ctrl_c_is_one_quiet_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def start() -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("openllm.cli.start.start", start)
+    done = CliRunner().invoke(main, ["start"])
+    assert (done.exit_code, done.stdout, done.stderr) == (130, "", "Interrupted.\n")

@@ -1,0 +1,138 @@
+"""What requests are told while their model is not ready, with runners that die on demand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import anyio
+import pytest
+
+from openllm.config.model import ModelConfig
+from openllm.errors import EngineStartError, EngineUnavailableError, ModelNotFoundError
+from openllm.fleet import Fleet
+from openllm.fleet.served import ServedModel
+from openllm.types import Capabilities, LocalModel
+
+pytestmark = pytest.mark.anyio
+
+
+def model(name: str = "demo") -> LocalModel:
+    return LocalModel(name=name, path=f"/models/{name}.gguf", format="gguf")
+
+
+class FakeRunner:
+    """A runner without a process."""
+
+    made: list[FakeRunner]
+    loads: bool
+
+    def __init__(self, *_: object) -> None:
+        loop = asyncio.get_running_loop()
+        self.lost: asyncio.Future[None] = loop.create_future()
+        self.died: asyncio.Future[str] = loop.create_future()
+        self.capabilities = Capabilities(
+            engine="fake", engine_version="1", context_length=8, max_concurrency=1
+        )
+        self.made.append(self)
+
+    async def start(self) -> None:
+        if not self.loads:
+            raise EngineStartError("the file is broken")
+
+    async def close(self) -> None: ...
+
+    def die(self) -> None:
+        self.lost.set_result(None)
+        self.died.set_result("was killed by SIGKILL")
+
+
+@pytest.fixture
+def runners(monkeypatch: pytest.MonkeyPatch) -> type[FakeRunner]:
+    runner = type("Runner", (FakeRunner,), {"made": [], "loads": True})
+    monkeypatch.setattr("openllm.fleet.served.Runner", runner)
+    monkeypatch.setattr("openllm.fleet.served.FIRST_BACKOFF", 0.05)
+    return runner
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    with anyio.fail_after(5):
+        while not condition():  # noqa: ASYNC110 - a state has no event to wait for
+            await asyncio.sleep(0.005)
+
+
+async def refusal(served: ServedModel) -> EngineUnavailableError:
+    with pytest.raises(EngineUnavailableError) as caught:
+        async with served.lend():
+            pass
+    return caught.value
+
+
+def test_an_unknown_name_is_told_what_is_served() -> None:
+    fleet = Fleet([model("demo"), model("coder")])
+    for name, hint in (("nope", "."), ("dmeo", "; did you mean 'demo'?")):
+        with pytest.raises(ModelNotFoundError) as caught:
+            fleet.resolve(name)
+        assert caught.value.message == (
+            f"model {name!r} is not served here{hint} Served models: demo, coder"
+        )
+
+
+@pytest.mark.spec("S0-12")
+async def test_a_model_that_cannot_load_stays_failed_and_says_so(runners: type[FakeRunner]) -> None:
+    runners.loads = False
+    served = ServedModel(model(), ModelConfig(), 8)
+    with pytest.raises(EngineStartError):
+        await served.start()
+    runners.loads = True
+    await asyncio.sleep(0.2)
+    error = await refusal(served)
+    assert error.message == (
+        "model 'demo' has failed: the file is broken; it stays so until the server is started again"
+    )
+    assert error.retry_after == 30
+    assert len(runners.made) == 1
+    await served.close()
+
+
+@pytest.mark.reliability("F-05")
+async def test_who_waits_and_who_comes_during_a_restart(runners: type[FakeRunner]) -> None:
+    served = ServedModel(model(), ModelConfig(), 8)
+    assert (await refusal(served)).message == "model 'demo' is stopped"
+    await served.start()
+    lent: list[object] = []
+
+    async def borrow() -> None:
+        async with served.lend() as runner:
+            lent.append(runner)
+
+    async with served.lend():
+        waits = asyncio.create_task(borrow())
+        await until(lambda: served.waiting == 1)
+        runners.made[0].die()
+        await until(lambda: served.state == "restarting")
+        error = await refusal(served)
+        assert error.message.startswith("model 'demo' is restarting: its process ")
+        assert error.retry_after == 1
+    await waits
+    assert lent == [runners.made[1]]
+    await served.close()
+    assert (await refusal(served)).message == "model 'demo' is stopped"
+
+
+@pytest.mark.reliability("F-05")
+async def test_who_waits_is_refused_when_the_last_restart_fails(
+    runners: type[FakeRunner],
+) -> None:
+    served = ServedModel(model(), ModelConfig(), 8)
+    await served.start()
+    async with served.lend():
+        waits = asyncio.create_task(refusal(served))
+        await until(lambda: served.waiting == 1)
+        runners.loads = False
+        runners.made[0].die()
+        error = await waits
+    assert error.message.startswith("model 'demo' has failed: 3 crashes within 60 s; the last time")
+    assert "the file is broken" in error.message
+    assert len(runners.made) == 3
+    await served.close()
