@@ -130,8 +130,9 @@ def request(prompt: Prompt, **params: Any) -> GenerateRequest:
 
 
 @asynccontextmanager
-async def started(model: LocalModel) -> AsyncIterator[Any]:
-    engine = create_engine(model, OPTIONS)
+async def started(name: str, model: LocalModel, **options: Any) -> AsyncIterator[Any]:
+    """Start engine `name` with `model`; close it at the end."""
+    engine = create_engine(name, model, OPTIONS.model_copy(update=options))
     try:
         await engine.start()
         yield engine
@@ -149,7 +150,8 @@ async def scripted(folder: Path) -> AsyncIterator[Subject]:
     }
     path = folder / "contract.script.json"
     path.write_text(json.dumps(script))
-    async with started(LocalModel(name="contract", path=str(path), format="script")) as engine:
+    model = LocalModel(name="contract", path=str(path), format="script")
+    async with started("scripted", model) as engine:
         polyglot = {"prompt": PROMPTS[3]}
         yield Subject(engine, "dice", lambda: engine.running + engine.waiting, polyglot)
 
@@ -159,14 +161,16 @@ async def llamacpp(folder: Path) -> AsyncIterator[Subject]:
     """A tiny Llama of random weights, which says ASCII letters unless a grammar makes it not."""
     path = folder / "tiny.gguf"
     write_random_llama(path)
-    async with started(LocalModel(name="tiny", path=str(path), format="gguf")) as engine:
+    model = LocalModel(name="tiny", path=str(path), format="gguf")
+    async with started("llamacpp", model) as engine:
         yield Subject(engine, "dice", lambda: engine.active, POLYGLOT, False)
 
 
 @asynccontextmanager
 async def demo(_folder: Path) -> AsyncIterator[Subject]:
     """The model that the package carries."""
-    async with started(LocalModel(name="demo", path=str(DEMO), format="gguf")) as engine:
+    model = LocalModel(name="demo", path=str(DEMO), format="gguf")
+    async with started("llamacpp", model) as engine:
         yield Subject(engine, "Once upon", lambda: engine.active, POLYGLOT, False)
 
 

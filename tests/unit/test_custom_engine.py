@@ -9,7 +9,7 @@ import pytest
 
 import openllm.engines
 from openllm.config.model import LoadOptions
-from openllm.engines import create_engine
+from openllm.engines import EngineKind, create_engine
 from openllm.types import (
     Capabilities,
     CompletionChunk,
@@ -59,9 +59,10 @@ class ShoutingEngine:
 async def test_one_class_and_one_line_in_the_table_add_an_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    name = "tests.unit.test_custom_engine:ShoutingEngine"
-    monkeypatch.setitem(openllm.engines._ENGINES, "gguf", name)
-    engine = create_engine(LocalModel(name="loud", path="/x.gguf", format="gguf"), LoadOptions())
+    kind = EngineKind("tests.unit.test_custom_engine:ShoutingEngine", ("gguf",))
+    monkeypatch.setitem(openllm.engines.ENGINES, "loud", kind)
+    model = LocalModel(name="loud", path="/x.gguf", format="gguf")
+    engine = create_engine("loud", model, LoadOptions())
     await engine.start()
     request = GenerateRequest(request_id="r", prompt="hello", params=SamplingParams())
     async with aclosing(engine.generate(request)) as chunks:

@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 
 from openllm.config.model import LoadOptions
-from openllm.engines.llamacpp_errors import embedding_error, generation_error, schema_error
+from openllm.engines.llamacpp_errors import embedding_error, generation_error
 from openllm.engines.llamacpp_load import BATCH, load
 from openllm.engines.llamacpp_request import (
     LoadedModel,
@@ -101,7 +101,7 @@ class LlamaCppEngine:
             context_length=started.model.context,
             max_concurrency=started.model.slots,
             max_embedding_tokens=self._longest_embedding(started.model),
-            structured_output=True,
+            structured_output=started.model.never_in_json is not None,
         )
 
     @property
@@ -130,7 +130,7 @@ class LlamaCppEngine:
             socket.seal()
             model = await self._read_facts(socket)
             runs = Runs(server, model.slots)
-            schemas = SchemaChecks(runs, model, await _never_first_in_json(socket))
+            schemas = SchemaChecks(runs, model)
         except BaseException:
             socket.remove()
             raise
@@ -148,10 +148,13 @@ class LlamaCppEngine:
         started = self._ready()
         params = request.params
         body = encode(generation_body(request.prompt, params, started.model))
-        if params.json_schema and not await started.schemas.compiles(params.json_schema):
-            raise schema_error()
+        if params.json_schema:
+            await started.schemas.check(params.json_schema)
         generation = await started.runs.start(
-            body, params, lambda answer: generation_error(answer.error, started.model)
+            body,
+            params,
+            lambda answer: generation_error(answer.error, started.model),
+            never=None if params.json_schema is None else started.model.never_in_json,
         )
         try:
             while (chunk := await generation.next()) is not None:
@@ -244,6 +247,7 @@ class LlamaCppEngine:
             context=context,
             slots=self._options.max_concurrency,
             bos=properties["bos_token"] if await _adds_bos(socket) else "",
+            never_in_json=await _line_break(socket),
         )
 
 
@@ -256,6 +260,8 @@ async def _adds_bos(socket: NativeSocket) -> bool:
     return bool(full[:1] != bare[:1])
 
 
-async def _never_first_in_json(socket: NativeSocket) -> int:
-    """Return a token that no JSON value begins with."""
-    return int((await socket.post("/tokenize", encode({"content": "}"})))["tokens"][-1])
+async def _line_break(socket: NativeSocket) -> int | None:
+    """Return a token with a line break in it, if the tokenizer has one."""
+    ids = (await socket.post("/tokenize", encode({"content": "\n"})))["tokens"][-1:]
+    text = (await socket.post("/detokenize", encode({"tokens": ids})))["content"]
+    return int(ids[0]) if "\n" in text else None

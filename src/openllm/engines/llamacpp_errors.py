@@ -6,7 +6,7 @@ import logging
 import re
 
 from openllm.engines.llamacpp_request import LoadedModel
-from openllm.engines.llamacpp_stream import NativeError
+from openllm.engines.llamacpp_stream import SCHEMA_DROPPED, NativeError
 from openllm.errors import ContextLengthError, EngineError, InvalidRequestError, OpenLLMError
 
 logger = logging.getLogger("openllm.engines.llamacpp")
@@ -28,17 +28,19 @@ def generation_error(error: NativeError | None, model: LoadedModel) -> OpenLLMEr
         return InvalidRequestError(
             "grammar is no valid GBNF, has no rule `root`, or is left-recursive", param="grammar"
         )
+    if error is SCHEMA_DROPPED:
+        return InvalidRequestError(
+            "the JSON schema could not be followed to the end of the text: it leaves too many "
+            "ways open at one place; use fewer optional properties and alternatives",
+            param="json_schema",
+        )
     if "json_schema" in error.message:
         return schema_error()
     return _unexpected(error)
 
 
-def schema_error() -> InvalidRequestError:
-    return InvalidRequestError(
-        "the JSON schema cannot be followed: a type or keyword in it is unknown, unsupported, "
-        "contradictory, or refers to something outside of the schema",
-        param="response_format",
-    )
+def schema_error(reason: str = "it is no valid schema") -> InvalidRequestError:
+    return InvalidRequestError(f"the JSON schema cannot be followed: {reason}", param="json_schema")
 
 
 def embedding_error(error: NativeError, model: LoadedModel, longest: int) -> OpenLLMError:

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from openllm.errors import InvalidRequestError
+from openllm.errors import InvalidRequestError, UnsupportedError
 from openllm.types import Prompt, SamplingParams
 
 MAX_INT32 = 2**31 - 1
@@ -20,7 +20,10 @@ MAX_GRAMMAR_BYTES = 64 << 10
 # llama.cpp draws a seed of its own for 2**32 - 1, which seed + i must not reach for any i < n.
 SEED_RANGE = 2**32 - 1 - 1024
 TRUNCATING = frozenset(("top_k", "top_p", "min_p"))
-ANY_JSON = {"type": ["object", "array", "string", "number", "boolean", "null"]}
+# Read by llguidance at a schema's root. Free whitespace has no end: weak models never leave it.
+# Its versions differ in whether a separator is a text or a pattern: these are both.
+SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_OVERWHELMING = 1e6
 
 
 class LoadedModel(Struct, frozen=True, kw_only=True):
@@ -32,6 +35,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         context: Tokens of prompt and output that one sequence holds.
         slots: Sequences generated at once.
         bos: Text of the token that the tokenizer puts first, "" if it puts none.
+        never_in_json: A token that no text under `SPACING` contains, or None if there is none.
     """
 
     name: str
@@ -39,6 +43,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     context: int
     slots: int
     bos: str
+    never_in_json: int | None
 
 
 def encode(body: dict[str, Any]) -> bytes:
@@ -80,8 +85,8 @@ def generation_body(prompt: Prompt, params: SamplingParams, model: LoadedModel) 
         # The model's own probabilities take a softmax over the vocabulary (0.3 ms a token for
         # 49,152 ids); those of the few candidates that the samplers left take nothing.
         body["post_sampling_probs"] = True
+    body |= _constraint(params, model)
     body |= _bias(params, model)
-    body |= _constraint(params)
     _check_stops(params, model)
     return body
 
@@ -179,19 +184,20 @@ def _bias(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
     for each, bias in params.logit_bias.items():
         token_id(each, model, "logit_bias")
         _check("logit_bias", bias, -100.0, 100.0)
+    biases: list[tuple[int | None, float]] = list(params.logit_bias.items())
+    if params.json_schema is not None:  # Wins as soon as llama.cpp drops the schema.
+        biases.append((model.never_in_json, _OVERWHELMING))
     body: dict[str, Any] = {"ignore_eos": True} if params.ignore_eos else {}
-    if params.logit_bias:
-        body["logit_bias"] = list(params.logit_bias.items())
-    return body
+    return body | {"logit_bias": biases} if biases else body
 
 
-def _constraint(params: SamplingParams) -> dict[str, Any]:
+def _constraint(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
     if params.json_schema is not None and params.grammar is not None:
         raise InvalidRequestError(
             "json_schema and grammar exclude each other; give one", param="grammar"
         )
     if params.json_schema is not None:
-        return {"json_schema": params.json_schema or ANY_JSON}
+        return {"json_schema": _spaced(params, model)}
     if params.grammar is None:
         return {}
     size = len(params.grammar.encode("utf-8", "replace"))
@@ -201,6 +207,27 @@ def _constraint(params: SamplingParams) -> dict[str, Any]:
     if params.grammar.startswith("%llguidance"):
         raise InvalidRequestError("grammar must be GBNF, not llguidance's Lark", param="grammar")
     return {"grammar": params.grammar}
+
+
+def _spaced(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
+    schema = params.json_schema or {}
+    if model.never_in_json is None:
+        raise UnsupportedError(
+            f"the tokenizer of model {model.name!r} has no line break, which is needed to hold it "
+            "to JSON; use another model",
+            param="json_schema",
+        )
+    if params.ignore_eos:
+        raise InvalidRequestError(
+            "ignore_eos and json_schema exclude each other, as JSON ends; give one",
+            param="ignore_eos",
+        )
+    if "x-guidance" in schema:  # Could switch the checking of other keywords off.
+        raise InvalidRequestError(
+            "the JSON schema holds 'x-guidance', which is the engine's own; remove it",
+            param="json_schema",
+        )
+    return schema | {"x-guidance": SPACING}
 
 
 def _check_stops(params: SamplingParams, model: LoadedModel) -> None:

@@ -35,8 +35,10 @@ class Generation:
 
     __slots__ = ("_answer", "_chunks", "_error", "_translate", "_waiter", "cancelled")
 
-    def __init__(self, params: SamplingParams, translate: Translate) -> None:
-        self._answer = Answer(params)
+    def __init__(
+        self, params: SamplingParams, translate: Translate, never: int | None = None
+    ) -> None:
+        self._answer = Answer(params, never)
         self._translate = translate
         self._chunks: deque[CompletionChunk] = deque()
         self._error: OpenLLMError | None = None
@@ -118,10 +120,21 @@ class Runs:
         """Sequences that run or wait."""
         return self._size - self._slots.free + self._slots.waiting
 
-    async def start(self, body: bytes, params: SamplingParams, translate: Translate) -> Generation:
-        """Wait for a turn, then start a generation; close it by `Generation.cancelled`."""
+    async def start(
+        self,
+        body: bytes,
+        params: SamplingParams,
+        translate: Translate,
+        *,
+        never: int | None = None,
+    ) -> Generation:
+        """Wait for a turn, then start a generation; close it by `Generation.cancelled`.
+
+        Args:
+            never: Token that ends the request with an error.
+        """
         await self._slots.acquire(params.n)
-        generation = Generation(params, translate)
+        generation = Generation(params, translate, never)
         self._submit(partial(self._slots.release, params.n), self._generate, generation, body)
         self._generations.add(generation)
         return generation

@@ -89,6 +89,8 @@ class DetailedEvent(Struct, frozen=True):
     error: NativeError | None = None
 
 
+SCHEMA_DROPPED = NativeError("a token came that no text held to the JSON schema contains")
+
 decode_event = json.Decoder(Event).decode
 decode_detailed_event = json.Decoder(DetailedEvent).decode
 
@@ -202,19 +204,20 @@ class Sequence:
 
 
 class Answer:
-    """All sequences of one request.
+    """All sequences of one request; a token `never` among theirs is an error.
 
     Attributes:
-        error: What llama.cpp said against the request, if it did.
+        error: What llama.cpp said against the request, if it did, or `SCHEMA_DROPPED`.
         empty: llama.cpp found no token in the prompt.
     """
 
-    __slots__ = ("_decode", "_open", "_prompt", "_sequences", "_top", "empty", "error")
+    __slots__ = ("_never", "_open", "_prompt", "_sequences", "_top", "empty", "error")
 
-    def __init__(self, params: SamplingParams) -> None:
+    def __init__(self, params: SamplingParams, never: int | None = None) -> None:
         self._sequences = [Sequence(index, params) for index in range(params.n)]
         self._open = params.n
         self._top = params.logprobs
+        self._never = never
         self._prompt = Usage(0, 0)
         self.error: NativeError | None = None
         self.empty = False
@@ -245,6 +248,9 @@ class Answer:
         chunk = None
         if choice.logprobs is not None:
             token = choice.logprobs.content[0]
+            if token.id == self._never:
+                self.error = SCHEMA_DROPPED
+                return None
             if isinstance(token, NativeToken):
                 chunk = sequence.plain(choice.text, token)
                 if chunk is not None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 import pytest
 
 from openllm.engines.llamacpp_request import (
-    ANY_JSON,
     SEED_RANGE,
+    SPACING,
     LoadedModel,
     encode,
     generation_body,
     native_prompt,
 )
-from openllm.errors import InvalidRequestError
+from openllm.errors import InvalidRequestError, UnsupportedError
 from openllm.types import Prompt, SamplingParams
 
-MODEL = LoadedModel(name="m", vocabulary=100, context=64, slots=4, bos="")
+NEVER = 7
+MODEL = LoadedModel(name="m", vocabulary=100, context=64, slots=4, bos="", never_in_json=NEVER)
 ALLOWED = {
     "prompt", "stream", "return_progress", "cache_prompt", "n_predict", "n_probs", "n", "samplers",
     "post_sampling_probs", "mirostat", "dynatemp_range", "temperature", "top_k", "top_p", "min_p",
@@ -71,7 +73,7 @@ def test_everything_at_once_sends_no_field_but_the_allowed() -> None:
     native = body(
         max_tokens=5, temperature=0.7, top_k=4, top_p=0.9, min_p=0.1, n=2, seed=3, stop=("a",),
         stop_token_ids=(1,), presence_penalty=0.5, frequency_penalty=0.5, repetition_penalty=1.1,
-        logit_bias={3: -100.0}, logprobs=2, json_schema={"type": "object"}, ignore_eos=True,
+        logit_bias={3: -100.0}, logprobs=2, json_schema={"type": "object"},
     )  # fmt: skip
     assert set(native) <= ALLOWED
     assert native["samplers"] == ["penalties", "top_k", "top_p", "min_p", "temperature"]
@@ -139,7 +141,7 @@ def test_prompts_without_tokens_or_with_false_ones_are_refused(prompt: Prompt) -
 
 @pytest.mark.reliability("C-08")
 def test_the_first_token_is_not_doubled() -> None:
-    model = LoadedModel(name="m", vocabulary=100, context=64, slots=4, bos="<s>")
+    model = msgspec.structs.replace(MODEL, bos="<s>")
     assert native_prompt("<s>Hi", model, "prompt") == "Hi"
     assert native_prompt(("<s>Hi", 4), model, "prompt") == ["Hi", 4]
     assert native_prompt("<s>", model, "prompt") == "<s>"
@@ -158,6 +160,8 @@ def test_half_a_surrogate_pair_is_refused() -> None:
         ({"grammar": "x" * 65537}, "grammar"),
         ({"grammar": "%llguidance {}"}, "grammar"),
         ({"grammar": "root ::= [a]", "json_schema": {}}, "grammar"),
+        ({"json_schema": {"x-guidance": {"lenient": True}}}, "json_schema"),
+        ({"json_schema": {}, "ignore_eos": True}, "ignore_eos"),
         ({"stop": ("a", "")}, "stop"),
         ({"n": 5}, "n"),
     ],
@@ -168,5 +172,22 @@ def test_what_cannot_be_honoured_is_refused_by_name(params: dict[str, Any], para
     assert caught.value.param == param
 
 
-def test_an_empty_schema_asks_for_any_json_value() -> None:
-    assert body(json_schema={})["json_schema"] == ANY_JSON
+@pytest.mark.parametrize("schema", [{}, {"type": "object"}])
+def test_a_schema_leaves_no_room_for_free_whitespace(schema: dict[str, Any]) -> None:
+    assert body(json_schema=schema)["json_schema"] == schema | {"x-guidance": SPACING}
+
+
+def test_a_token_that_json_never_holds_is_made_to_win_where_no_schema_hinders_it() -> None:
+    native = body(json_schema={}, logit_bias={3: 5.0, NEVER: -100.0})
+    assert native["logit_bias"][:2] == [[3, 5.0], [NEVER, -100.0]]
+    token, bias = native["logit_bias"][2]
+    assert token == NEVER
+    assert bias > 1000
+    assert "logit_bias" not in body()
+
+
+def test_a_model_without_such_a_token_is_held_to_no_schema() -> None:
+    model = msgspec.structs.replace(MODEL, never_in_json=None)
+    with pytest.raises(UnsupportedError) as caught:
+        generation_body("x", SamplingParams(json_schema={}), model)
+    assert caught.value.param == "json_schema"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from openllm.engines.llamacpp_stream import Answer
+from openllm.engines.llamacpp_stream import SCHEMA_DROPPED, Answer
 from openllm.types import CompletionChunk, SamplingParams, Usage
 
 PROGRESS = json.dumps(
@@ -162,6 +162,16 @@ def test_logprobs_are_cut_with_the_text_and_summed() -> None:
     made = chunks(words("x", "a", "b"), logprobs=0, stop=("ab",))
     assert [each.token_id for c in made for each in c.logprobs or ()] == [10]
     assert made[-1].cumulative_logprob == -0.5
+
+
+@pytest.mark.parametrize("params", [{}, {"logprobs": 0}, {"stop": ("b",)}])
+def test_a_token_that_must_not_come_is_an_error(params: dict[str, Any]) -> None:
+    answer = Answer(SamplingParams(**params), never=11)
+    events = words("a", "b")
+    assert answer.take(events[0]) is not None
+    assert answer.error is None
+    assert answer.take(events[1]) is None
+    assert answer.error is SCHEMA_DROPPED
 
 
 def test_an_error_and_a_prompt_without_tokens_are_noticed() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openllm.errors import ConfigurationError, ModelFileError
+from openllm.models import ref
 from openllm.models.ref import check_files, parse_models, parse_ref, resolve
 from openllm.models.registry import BUNDLED, Registry, is_model_name
 from openllm.types import LocalModel
@@ -43,10 +45,10 @@ def test_reference_prints_back_the_same(text: str) -> None:
 @given(st.text())
 def test_any_text_prints_back_the_same_or_is_refused(text: str) -> None:
     try:
-        ref = parse_ref(text)
+        parsed = parse_ref(text)
     except ConfigurationError:
         return
-    assert str(ref) == text
+    assert str(parsed) == text
 
 
 def test_demo_is_the_file_in_the_package() -> None:
@@ -102,8 +104,8 @@ def test_equals_sign_in_a_path_is_part_of_the_path(folder: Path) -> None:
         ("meta-llama/Llama-3.2-1B", "is an id of a model hub, and this version serves"),
         ("./missing.gguf", "The model file ./missing.gguf does not exist"),
         ("~/missing.gguf", "The model file ~/missing.gguf does not exist"),
-        ("./model.bin", "The model file ./model.bin must end with .gguf or .script.json"),
-        ("a/b/c", "The model file a/b/c must end with .gguf or .script.json"),
+        ("./model.bin", "There is no file or folder ./model.bin; the name of a model file ends"),
+        ("a/b/c", "There is no file or folder a/b/c; the name of a model file ends with .gguf or"),
         ("", "A model name is empty"),
         ("   ", "A model name is empty"),
         ("x=", "'x=' has nothing after '='"),
@@ -114,9 +116,58 @@ def test_unknown_models_are_named_with_what_to_do(folder: Path, text: str, said:
     assert said in refusal(text)
 
 
-def test_folder_is_refused(folder: Path) -> None:
-    (folder / "f.gguf").mkdir()
-    assert "The model file ./f.gguf is a folder" in refusal("./f.gguf")
+@pytest.mark.parametrize("text", ["notes.txt", "./notes.txt", "{folder}/notes.txt", "x=notes.txt"])
+def test_file_that_is_no_model_is_called_so(folder: Path, text: str) -> None:
+    (folder / "notes.txt").write_text("hello")
+    message = refusal(text.format(folder=folder))
+    assert message.startswith("The file ")
+    assert "notes.txt is not a GGUF file or a script: its name does not end with .gguf" in message
+    assert "Unknown model" not in message
+
+
+@pytest.mark.parametrize("text", ["empty", "./empty", "empty/", "x=./empty", "./empty.gguf"])
+def test_folder_without_a_model_is_called_so(folder: Path, text: str) -> None:
+    (folder / text.removeprefix("x=")).mkdir()
+    assert f"The folder {text.removeprefix('x=')} is not a model" in refusal(text)
+    assert "give the path of a .gguf file" in refusal(text)
+
+
+def test_folder_names_a_model_in_it(folder: Path) -> None:
+    assert refusal(".").endswith("for the model in it give ./Qwen1.5-0.5B-Chat.gguf.")
+    assert refusal(str(folder)).endswith(f"give {folder}/Qwen1.5-0.5B-Chat.gguf.")
+
+
+def test_a_folder_with_a_config_is_a_model(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "tiny").mkdir()
+    assert "tiny is not a model: it does not hold config.json" in refusal("tiny")
+    (folder / "tiny" / "config.json").write_text("{}")
+    path = str(folder / "tiny")
+    for text in ("tiny", "./tiny", "tiny/", path):
+        assert resolve(text) == LocalModel(name="tiny", path=path, format="safetensors")
+    assert resolve("n=./tiny").name == "n"
+    with pytest.raises(ModelFileError, match=r"config\.json"):
+        check_files(resolve("tiny"))
+    monkeypatch.chdir(path)
+    assert resolve(".").name == "tiny"
+
+
+def test_known_name_wins_over_a_folder(folder: Path) -> None:
+    (folder / "demo").mkdir()
+    assert resolve("demo").format == "gguf"
+    assert "The folder ./demo is not a model" in refusal("./demo")
+
+
+def test_hub_id_that_is_a_folder_is_the_folder(folder: Path) -> None:
+    (folder / "Qwen").mkdir()
+    (folder / "Qwen" / "Qwen3-4B").mkdir()
+    assert "The folder Qwen/Qwen3-4B is not a model" in refusal("Qwen/Qwen3-4B")
+
+
+def test_pipe_is_refused_without_being_opened(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.gguf")
+    assert "The model file ./pipe.gguf is no regular file" in refusal("./pipe.gguf")
 
 
 @pytest.mark.parametrize(
