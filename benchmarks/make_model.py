@@ -52,9 +52,9 @@ def make_model(path: Path = MODEL) -> Path:
     return path
 
 
-def random_tensor(name: str) -> Array:
-    """Return the weights of a tensor, the same ones for the same name."""
-    shape = SHAPE.tensor_shapes()[name]
+def random_tensor(name: str, model: LlamaShape = SHAPE) -> Array:
+    """Return the weights of a tensor, the same ones for the same name; the vocabulary is ours."""
+    shape = model.tensor_shapes()[name]
     if len(shape) == 1:
         return np.ones(shape, np.float32)
     rng = np.random.default_rng(zlib.crc32(name.encode()))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import IO
 
 import psutil
 
+ROOT = Path(__file__).parent.parent
 OPENLLM = Path(sys.executable).parent / "openllm"
 START_TIMEOUT = 60.0
 
@@ -60,12 +61,27 @@ def cpu_seconds(process: psutil.Process) -> float:
 
 
 @contextmanager
-def openllm_server(models: str, *options: str) -> Iterator[RunningServer]:
+def openllm_server(
+    models: str, *options: str, env: Mapping[str, str] | None = None, timeout: float = START_TIMEOUT
+) -> Iterator[RunningServer]:
     """Run `openllm start` on a free port; yields when it is ready."""
     port = free_port()
     command = [str(OPENLLM), "start", models, "--port", str(port), *options]
-    with _running(command) as (process, log, started):
-        _wait(process, log, lambda: _ready(port))
+    with http_server(command, port, "/readyz", env, timeout) as server:
+        yield server
+
+
+@contextmanager
+def http_server(
+    command: Sequence[str],
+    port: int,
+    ready: str,
+    env: Mapping[str, str] | None = None,
+    timeout: float = START_TIMEOUT,
+) -> Iterator[RunningServer]:
+    """Run a server on `port`; yields when it answers `ready` with status 200."""
+    with _running(command, env) as (process, log, started):
+        _wait(process, log, lambda: _ready(port, ready), timeout)
         yield RunningServer(f"http://127.0.0.1:{port}/v1", process, started)
 
 
@@ -74,11 +90,23 @@ def llama_server(model: Path, slots: int, context: int, threads: int) -> Iterato
     """Run llama-server's C++ front end; yields when it is ready."""
     module = "benchmarks.peers.llama_server"
     numbers = (str(slots), str(context), str(threads))
-    command = [sys.executable, "-m", module, str(model), *numbers]
-    with _running(command) as (process, log, started):
-        _wait(process, log, lambda: "http://" in log.read_text())
-        line = next(line for line in log.read_text().splitlines() if line.startswith("http://"))
-        yield RunningServer(f"{line}/v1", process, started)
+    with printing_server([sys.executable, "-m", module, str(model), *numbers]) as server:
+        yield server
+
+
+@contextmanager
+def printing_server(
+    command: Sequence[str], env: Mapping[str, str] | None = None, timeout: float = START_TIMEOUT
+) -> Iterator[RunningServer]:
+    """Run a server that prints its address on a line of its own when it is ready."""
+    with _running(command, env) as (process, log, started):
+        _wait(process, log, lambda: bool(_addresses(log)), timeout)
+        yield RunningServer(f"{_addresses(log)[0]}/v1", process, started)
+
+
+def _addresses(log: Path) -> list[str]:
+    lines = log.read_text(errors="replace").splitlines()
+    return [line for line in lines if line.startswith("http://")]
 
 
 def free_port() -> int:
@@ -88,23 +116,26 @@ def free_port() -> int:
 
 
 @contextmanager
-def _running(command: Sequence[str]) -> Iterator[tuple[psutil.Process, Path, float]]:
+def _running(
+    command: Sequence[str], env: Mapping[str, str] | None = None
+) -> Iterator[tuple[psutil.Process, Path, float]]:
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         with log.open("wb") as output:
             started = time.perf_counter()
-            process = _popen(command, output)
+            process = _popen(command, output, env or {})
         try:
             yield psutil.Process(process.pid), log, started
         finally:
             _stop(process)
 
 
-def _popen(command: Sequence[str], output: IO[bytes]) -> subprocess.Popen[bytes]:
+def _popen(
+    command: Sequence[str], output: IO[bytes], extra: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("OPEN_LLM_")}
-    root = Path(__file__).parent.parent
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env, cwd=root
+        command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env | extra, cwd=ROOT
     )
 
 
@@ -124,8 +155,13 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _wait(process: psutil.Process, log: Path, ready: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT
+def _wait(
+    process: psutil.Process,
+    log: Path,
+    ready: Callable[[], bool],
+    timeout: float = START_TIMEOUT,
+) -> None:
+    deadline = time.monotonic() + timeout
     while not ready():
         alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         if not alive or time.monotonic() > deadline:
@@ -134,10 +170,10 @@ def _wait(process: psutil.Process, log: Path, ready: Callable[[], bool]) -> None
         time.sleep(0.02)
 
 
-def _ready(port: int) -> bool:
+def _ready(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
     try:
-        connection.request("GET", "/readyz")
+        connection.request("GET", path)
         return connection.getresponse().status == 200
     except OSError:
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="print which items of the specification have passing tests",
     )
+    parser.addoption(
+        "--spec-outcomes",
+        type=Path,
+        metavar="FILE",
+        help="add this run's outcomes to those of earlier runs in FILE",
+    )
+    parser.addoption(
+        "--engines",
+        default="scripted,llamacpp,demo",
+        help="the engines that the contract is held against, separated by commas",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -40,6 +52,7 @@ class _SpecReport:
     def __init__(self, config: pytest.Config) -> None:
         self.known = IDS.read_text().split()
         self.wanted = config.getoption("--spec-report")
+        self.file: Path | None = config.getoption("--spec-outcomes")
         self.outcomes: dict[str, set[str]] = defaultdict(set)
         self.ids_of: dict[str, tuple[str, ...]] = {}
 
@@ -53,6 +66,16 @@ class _SpecReport:
         if report.when == "call" or report.outcome != "passed":
             for each in self.ids_of.get(report.nodeid, ()):
                 self.outcomes[each].add(report.outcome)
+
+    def pytest_sessionfinish(self) -> None:
+        if self.file is None:
+            return
+        if self.file.exists():
+            for each, earlier in json.loads(self.file.read_text()).items():
+                self.outcomes[each].update(earlier)
+        kept = {each: sorted(found) for each, found in self.outcomes.items() if found}
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(kept))
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         if not self.wanted:

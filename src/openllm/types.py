@@ -128,13 +128,13 @@ class EmbeddingOutput(Struct, frozen=True):
     prompt_tokens: int
 
 
-ModelFormat = Literal["gguf", "script"]
+ModelFormat = Literal["gguf", "safetensors", "script"]
 
 
 class LocalModel(Struct, frozen=True, kw_only=True):
     """A model whose files are on this machine: the name requests use, and what the files are.
 
-    `path` is absolute; `format` picks the engine.
+    `path` is absolute: a file, or for "safetensors" a folder in the layout of transformers.
     """
 
     name: str

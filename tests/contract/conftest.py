@@ -12,7 +12,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session", params=list(SUBJECTS))
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "subject" in metafunc.fixturenames:
+        names = metafunc.config.getoption("--engines").split(",")
+        metafunc.parametrize("subject", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
 async def subject(
     request: pytest.FixtureRequest, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Subject]:

@@ -32,6 +32,7 @@ from tools.llama_gguf import LlamaShape, write_llama_gguf
 # One thread: several wait for each other by spinning, which takes long on a busy machine.
 OPTIONS = LoadOptions(context_length=512, max_concurrency=4, threads=1)
 DEMO = Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf"
+DEMO_FOLDER = DEMO.parent / "safetensors"
 
 CONTROLS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
 PROMPTS = (
@@ -171,15 +172,23 @@ async def demo(_folder: Path) -> AsyncIterator[Subject]:
     """The model that the package carries."""
     model = LocalModel(name="demo", path=str(DEMO), format="gguf")
     async with started("llamacpp", model) as engine:
-        yield Subject(engine, "Once upon", lambda: engine.active, POLYGLOT, False)
+        yield Subject(engine, "The", lambda: engine.active, POLYGLOT, False)
+
+
+@asynccontextmanager
+async def torch(_folder: Path) -> AsyncIterator[Subject]:
+    """The model that the package carries, as safetensors, in float32."""
+    model = LocalModel(name="demo", path=str(DEMO_FOLDER), format="safetensors")
+    async with started("torch", model, dtype="float32") as engine:
+        yield Subject(engine, "The", lambda: engine.active, POLYGLOT)
 
 
 SUBJECTS: dict[str, Callable[[Path], AbstractAsyncContextManager[Subject]]] = {
     "scripted": scripted,
     "llamacpp": llamacpp,
+    "demo": demo,
+    "torch": torch,
 }
-if DEMO.exists():
-    SUBJECTS["demo"] = demo
 
 
 def write_random_llama(path: Path) -> None:

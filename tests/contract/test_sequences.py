@@ -16,7 +16,7 @@ pytestmark = pytest.mark.anyio
 @pytest.mark.reliability("C-06")
 @pytest.mark.parametrize("n", [2, 3, 4])
 async def test_each_sequence_is_complete(subject: Subject, n: int) -> None:
-    answers = await subject.answers(subject.dice, n=n, max_tokens=12, seed=5)
+    answers = await subject.answers(subject.dice, n=n, max_tokens=12, seed=5, ignore_eos=True)
     assert [len(answer.token_ids) for answer in answers] == [12] * n
     assert [answer.finish_reason for answer in answers] == ["length"] * n
     assert [answer.usage.completion_tokens for answer in answers] == [12] * n
@@ -28,7 +28,7 @@ async def test_each_sequence_is_complete(subject: Subject, n: int) -> None:
 async def test_more_sequences_than_places_are_made_or_refused(subject: Subject) -> None:
     n = subject.engine.capabilities.max_concurrency + 2
     try:
-        answers = await subject.answers(subject.dice, n=n, max_tokens=12)
+        answers = await subject.answers(subject.dice, n=n, max_tokens=12, ignore_eos=True)
     except InvalidRequestError as error:
         refused = error.param
         answers = []

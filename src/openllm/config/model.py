@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,11 +14,18 @@ class LoadOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    backend: str | None = Field(
+        None, description="Engine: llamacpp, torch or vllm [default: by the model's format]."
+    )
     context_length: int | None = Field(
         None, ge=1, description="Prompt plus output tokens of one sequence [default: the model's]."
     )
-    max_concurrency: int = Field(
-        8, ge=1, le=1024, description="Sequences generated at once; more requests wait."
+    max_concurrency: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Sequences generated at once; more wait"
+        " [default: 8 on llamacpp, 32 on torch, 256 on vllm].",
     )
     threads: int | None = Field(
         None, ge=1, description="CPU threads of the engine [default: physical cores]."
@@ -27,6 +34,27 @@ class LoadOptions(BaseModel):
         None, ge=0, description="Layers placed on the GPU [default: as many as fit]."
     )
     embeddings: bool = Field(True, description="Serve embeddings from this model as well.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of the weights on torch and vllm; auto: as the model's files."
+    )
+    device: str | None = Field(
+        None, description="cpu, cuda, cuda:N or mps, on torch [default: the fastest there is]."
+    )
+    kv_cache_tokens: int | None = Field(
+        None, ge=1, description="Tokens that fit the KV cache [default: as memory allows]."
+    )
+    prefill_chunk: int = Field(
+        512, ge=1, description="Prompt tokens read between two steps of the running requests."
+    )
+    enforce_eager: bool = Field(
+        False, description="Run without compiled graphs: starts sooner, runs slower."
+    )
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes in the model's folder."
+    )
+    engine_arg: tuple[str, ...] = Field(
+        (), description="NAME=VALUE handed to vLLM's own engine arguments; may be repeated."
+    )
 
 
 class RequestDefaults(BaseModel):

@@ -38,7 +38,8 @@ class Engine(Protocol):
         Closing the iterator stops the work and frees its memory, before the first token too.
 
         Raises:
-            InvalidRequestError: On the first step, when the request cannot be honoured.
+            InvalidRequestError: The request cannot be honoured. Nearly always on the first step;
+                later only where an engine finds that it can no longer keep to a schema.
             EngineError: The engine failed; no chunk with a finish_reason was sent.
         """
 

@@ -26,7 +26,7 @@ from msgspec import Struct
 
 from openllm.config.model import LoadOptions
 from openllm.engines.llamacpp_errors import embedding_error, generation_error
-from openllm.engines.llamacpp_load import BATCH, load
+from openllm.engines.llamacpp_load import BATCH, SLOTS, load
 from openllm.engines.llamacpp_request import (
     LoadedModel,
     encode,
@@ -236,16 +236,17 @@ class LlamaCppEngine:
         properties = await socket.get("/props")
         meta = (await socket.get("/v1/models"))["data"][0]["meta"]
         context = properties["default_generation_settings"]["n_ctx"]
+        slots = self._options.max_concurrency or SLOTS
         if self._options.context_length is None and context < meta["n_ctx_train"]:
             logger.warning(
                 "model %s: %d of its %d tokens of context fit the memory, for %d sequences at once",
-                self._model.name, context, meta["n_ctx_train"], self._options.max_concurrency,
+                self._model.name, context, meta["n_ctx_train"], slots,
             )  # fmt: skip
         return LoadedModel(
             name=self._model.name,
             vocabulary=meta["n_vocab"],
             context=context,
-            slots=self._options.max_concurrency,
+            slots=slots,
             bos=properties["bos_token"] if await _adds_bos(socket) else "",
             never_in_json=await _line_break(socket),
         )

@@ -25,6 +25,7 @@ logger = logging.getLogger("openllm.engines.llamacpp")
 
 # Tokens read at once. An abort, and every other sequence, waits for one batch; embeddings are read
 # whole, so it is also their limit.
+SLOTS = 8
 BATCH = 512
 QUIET, ERRORS = 0, 1
 ALIAS = "m"  # Repeated in every event; llama.cpp's default is the file's path.
@@ -106,7 +107,7 @@ def common_params(model: LocalModel, options: LoadOptions) -> Any:
     params.model_alias = {ALIAS}
     params.verbosity = QUIET
     params.n_batch = params.n_ubatch = BATCH
-    _size(params, context_option(model, options), options.max_concurrency)
+    _size(params, context_option(model, options), options.max_concurrency or SLOTS)
     params.kv_unified = False
     params.ctx_shift = False
     params.cache_prompt = True

@@ -74,6 +74,8 @@ from openllm.types import (
 
 logger = logging.getLogger("openllm.engines.scripted")
 
+PLACES = 8
+
 
 class ScriptedEngine:
     """The engine door over a script; see the module for the format."""
@@ -94,7 +96,7 @@ class ScriptedEngine:
             engine="scripted",
             engine_version=__version__,
             context_length=context,
-            max_concurrency=self._options.max_concurrency,
+            max_concurrency=self._options.max_concurrency or PLACES,
             max_embedding_tokens=context if self._options.embeddings else 0,
             chat=self._script.chat_template != "",
         )
@@ -125,7 +127,7 @@ class ScriptedEngine:
         self._playbook = Playbook(self._script, self._vocabulary)
         self._cache = PromptCache()
         self._batch = Batch(
-            self._options.max_concurrency,
+            self._options.max_concurrency or PLACES,
             self._script.tokens_per_second,
             self._script.unhealthy_after,
         )

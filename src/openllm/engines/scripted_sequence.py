@@ -1,4 +1,4 @@
-"""One sequence of the scripted engine: which token comes next, and the chunk that it makes.
+"""One sequence of the scripted engine: which token comes next.
 
 Every step has a distribution, as a model's has: a scripted token is nearly certain, a rule's
 `distribution` is itself, and a token that only `logit_bias` names starts from `FLOOR`. So a bias
@@ -14,14 +14,13 @@ from random import Random
 
 from openllm.engines.scripted_rules import Answer
 from openllm.engines.scripted_tokens import END_IDS, IM_END_ID, Vocabulary
-from openllm.engines.textstream import TextStream
-from openllm.errors import InvalidRequestError, UnsupportedError
-from openllm.types import CompletionChunk, FinishReason, SamplingParams, TokenLogprob, Usage
+from openllm.engines.param_ranges import check_ranges
+from openllm.engines.sequence_output import MadeToken, SequenceOutput
+from openllm.errors import UnsupportedError
+from openllm.types import CompletionChunk, SamplingParams, TokenLogprob, Usage
 
 SURE = math.log(0.9)  # Logprob of a scripted token; its fake alternatives share 0.1 less a bit.
 FLOOR = -50.0
-
-_Made = tuple[int, float, TokenLogprob | None]
 
 
 def adjust(logits: dict[int, float], params: SamplingParams, counts: Counter[int]) -> None:
@@ -78,24 +77,7 @@ def check_params(params: SamplingParams, vocabulary: Vocabulary) -> None:
     for name in ("json_schema", "grammar"):
         if getattr(params, name) is not None:
             raise UnsupportedError(f"the scripted engine cannot follow a {name}", param=name)
-    for name, valid, rule in (
-        ("n", params.n >= 1, "at least 1"),
-        ("max_tokens", params.max_tokens is None or params.max_tokens >= 1, "at least 1"),
-        ("temperature", 0 <= params.temperature < math.inf, "0 or more"),
-        ("top_k", params.top_k >= 0, "0 or more"),
-        ("top_p", 0 <= params.top_p <= 1, "between 0 and 1"),
-        ("min_p", 0 <= params.min_p <= 1, "between 0 and 1"),
-        ("presence_penalty", math.isfinite(params.presence_penalty), "a finite number"),
-        ("frequency_penalty", math.isfinite(params.frequency_penalty), "a finite number"),
-        ("repetition_penalty", 0 < params.repetition_penalty < math.inf, "more than 0"),
-        ("logprobs", params.logprobs is None or params.logprobs >= 0, "0 or more"),
-        ("stop", all(params.stop), "texts that are not empty"),
-        ("logit_bias", all(abs(b) <= 100 for b in params.logit_bias.values()), "-100 to 100"),
-    ):
-        if not valid:
-            raise InvalidRequestError(
-                f"{name}={getattr(params, name)!r} must be {rule}", param=name
-            )
+    check_ranges(params)
     for token_id in params.logit_bias:
         vocabulary.checked(token_id, "logit_bias")
     for token_id in params.stop_token_ids:
@@ -126,17 +108,17 @@ class TokenSource:
             self._rng = Random(seed)  # noqa: S311
             self._counts = Counter(prompt) if _penalises(params) else Counter()
 
-    def next(self) -> tuple[int, float, TokenLogprob | None]:
-        """Make one token: its id, its logprob, and what is reported of it if anything is."""
+    def next(self) -> MadeToken:
+        """Make one token."""
         at, self._made = self._made, self._made + 1
         if not self._samples and self._params.logprobs is None:
-            return self._scripted(at), SURE, None
+            return MadeToken(self._scripted(at), SURE)
         raw = self._raw(at)
         token_id = self._choose(raw) if self._samples else next(iter(raw))
         logprob = raw.get(token_id, FLOOR)
         if self._params.logprobs is None:
-            return token_id, logprob, None
-        return token_id, logprob, self._report(token_id, raw, self._params.logprobs)
+            return MadeToken(token_id, logprob)
+        return MadeToken(token_id, logprob, self._report(token_id, raw, self._params.logprobs))
 
     def _scripted(self, at: int) -> int:
         ids = self._answer.ids
@@ -192,78 +174,22 @@ def _alternatives(token_id: int) -> dict[int, float]:
 
 
 class ScriptedSequence:
-    """A sequence being made: steps in, chunks out.
+    """A sequence being made: steps in, chunks out."""
 
-    Attributes:
-        made: Tokens made so far, the one that ended the text not counted.
-    """
-
-    __slots__ = (
-        "_cumulative",
-        "_index",
-        "_limit",
-        "_reports",
-        "_sent",
-        "_source",
-        "_stream",
-        "_usage",
-        "made",
-    )
+    __slots__ = ("_output", "_source")
 
     def __init__(
         self, source: TokenSource, params: SamplingParams, index: int, limit: int, usage: Usage
     ) -> None:
         self._source = source
-        self._index = index
-        self._limit = limit
-        self._usage = usage
-        self._stream: TextStream[_Made] = TextStream(params.stop)
-        self._reports = params.logprobs is not None
-        self._cumulative = 0.0
-        self._sent = 0
-        self.made = 0
+        self._output = SequenceOutput(params, index, source.ends, limit, usage)
+
+    @property
+    def made(self) -> int:
+        """Tokens made so far, the one that ended the text not counted."""
+        return self._output.made
 
     def step(self) -> CompletionChunk | None:
         """Make one token; return the chunk it completes, or None while its text is held."""
         made = self._source.next()
-        if made[0] in self._source.ends:
-            return self._finish("stop", "", ())
-        self.made += 1
-        text, tokens = self._stream.push(made, self._source.data(made[0]))
-        if self._stream.matched is not None:
-            return self._chunk(text, tokens, "stop")
-        if self.made >= self._limit:
-            return self._finish("length", text, tokens)
-        return self._chunk(text, tokens, None) if text else None
-
-    def _finish(
-        self, reason: FinishReason, text: str, tokens: tuple[_Made, ...]
-    ) -> CompletionChunk:
-        tail, last = self._stream.finish()
-        if self._stream.matched is not None:
-            reason = "stop"
-        return self._chunk(text + tail, tokens + last, reason)
-
-    def _chunk(
-        self, text: str, tokens: tuple[_Made, ...], reason: FinishReason | None
-    ) -> CompletionChunk:
-        self._sent += len(tokens)
-        ids = []
-        for token_id, logprob, _ in tokens:
-            ids.append(token_id)
-            self._cumulative += logprob
-        if reason is None and not self._reports:
-            return CompletionChunk(self._index, text, tuple(ids), self._cumulative)
-        details = tuple(detail for _, _, detail in tokens if detail is not None)
-        usage = None
-        if reason is not None:
-            usage = Usage(self._usage.prompt_tokens, self._sent, self._usage.cached_tokens)
-        return CompletionChunk(
-            self._index,
-            text,
-            tuple(ids),
-            self._cumulative,
-            details if self._reports else None,
-            reason,
-            usage,
-        )
+        return self._output.push(made, self._source.data(made.token_id))

@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from pathlib import Path
+from typing import NamedTuple
 
 from msgspec.structs import replace
 
 from openllm.config.model import ModelConfig
 from openllm.engines import create_engine
-from openllm.errors import ConfigurationError, UnsupportedError
-from openllm.models.gguf import read_header
-from openllm.prompts import ChatTemplate, LiteralText
+from openllm.engines.base import Engine
+from openllm.errors import UnsupportedError
+from openllm.llm.choice import choose_engine
+from openllm.llm.preprompt import preprompt_text, with_preprompt
+from openllm.llm.templates import TextRules, text_rules
+from openllm.prompts import LiteralText
 from openllm.types import (
     Capabilities,
     CompletionChunk,
@@ -32,7 +35,14 @@ from openllm.types import (
 logger = logging.getLogger("openllm.llm")
 
 
-class LLM:
+class RenderedPrompt(NamedTuple):
+    """A request's prompt as text, for people, and as the engine takes it."""
+
+    text: str
+    prompt: Prompt
+
+
+class ChatEngine:
     """A model that takes conversations and prompts; it is itself an engine door.
 
     Nothing is loaded before `start`.
@@ -41,13 +51,26 @@ class LLM:
     def __init__(self, model: LocalModel, config: ModelConfig | None = None) -> None:
         self.model = model
         self.config = config or ModelConfig()
-        self._engine = create_engine(model, self.config.load)
-        self._template: ChatTemplate | None = None
+        choice = choose_engine(model, self.config.load)
+        logger.info("%s runs on %s: %s", model.name, choice.name, choice.reason)
+        self._engine = create_engine(choice.name, model, self.config.load)
+        self._rules = TextRules(None)
+        self._affixes: tuple[list[int], list[int]] = [], []
         self._preprompt = ""
 
     @property
+    def engine(self) -> Engine:
+        """The bare engine, which takes prompts only."""
+        return self._engine
+
+    @property
+    def eos(self) -> str:
+        """Text of the token that ends a text, "" if the model's files do not say."""
+        return self._rules.eos
+
+    @property
     def capabilities(self) -> Capabilities:
-        return replace(self._engine.capabilities, chat=self._template is not None)
+        return replace(self._engine.capabilities, chat=self._rules.template is not None)
 
     async def start(self) -> None:
         """Load the model; read the pre-prompt once so that its prefix is already cached.
@@ -56,16 +79,17 @@ class LLM:
             ConfigurationError: The chat template does not compile.
             EngineStartError: The engine cannot load the model.
         """
-        self._template = _chat_template(self.model)
+        self._rules = text_rules(self.model)
         self._preprompt = preprompt_text(self.config.defaults.prompt)
         await self._engine.start()
+        self._affixes = await self._read_affixes()
         if self._preprompt:
             await self._warm_up()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
         """Yield the deltas of a conversation or a prompt; see `openllm.engines.base.Engine`."""
-        prompt = await self._prompt(request)
-        ready = replace(request, messages=(), prompt=prompt)
+        rendered = await self.render(request)
+        ready = replace(request, messages=(), prompt=rendered.prompt)
         async with aclosing(self._engine.generate(ready)) as chunks:
             async for chunk in chunks:
                 yield chunk
@@ -85,32 +109,76 @@ class LLM:
     async def close(self) -> None:
         await self._engine.close()
 
-    async def _prompt(self, request: GenerateRequest) -> Prompt:
+    async def render(self, request: GenerateRequest) -> RenderedPrompt:
+        """Return the prompt of a request: messages pass through the model's chat template, and a
+        prompt stays as it is; the pre-prompt comes before both.
+
+        Raises:
+            InvalidRequestError: The template refuses the messages, or the model has none.
+        """
         if request.messages:
             return await self._render(request.messages)
         if not self._preprompt:
-            return request.prompt
+            return RenderedPrompt(_text(request.prompt), request.prompt)
         if isinstance(request.prompt, str):
-            return self._preprompt + request.prompt
-        return (self._preprompt, *request.prompt)
+            text = self._preprompt + request.prompt
+            return RenderedPrompt(text, text)
+        prompt = (self._preprompt, *request.prompt)
+        return RenderedPrompt(_text(prompt), prompt)
 
-    async def _render(self, messages: Sequence[Message]) -> Prompt:
-        if self._template is None:
+    async def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Return the tokens that the engine reads, with those that its tokenizer adds by itself:
+        BOS before a text that has none, and EOS behind a text that an encoder reads."""
+        pieces = (prompt,) if isinstance(prompt, str) else prompt
+        ids: list[int] = []
+        for piece in pieces:
+            ids += [piece] if isinstance(piece, int) else await self._encode(piece)
+        before, behind = self._affixes
+        if isinstance(pieces[0], str) and ids[: len(before)] != before:
+            ids = before + ids
+        if isinstance(pieces[-1], str) and behind and ids[-len(behind) :] != behind:
+            ids += behind
+        return ids
+
+    async def token_text(self, token_id: int) -> str:
+        """Return the text that stands for one token, a control token too; "" if there is none."""
+        text = await self._engine.detokenize([token_id])
+        tokenizer = getattr(self._engine, "tokenizer", None)
+        if text or tokenizer is None:
+            return text
+        return str(tokenizer.convert_ids_to_tokens(token_id) or "")
+
+    async def _encode(self, text: str) -> list[int]:
+        return await self._engine.tokenize(text, special=True)
+
+    async def _read_affixes(self) -> tuple[list[int], list[int]]:
+        """Return the ids that the tokenizer puts before and behind a prompt."""
+        tokenizer = getattr(self._engine, "tokenizer", None)
+        if tokenizer is None:
+            return await self._encode(self._rules.bos), []
+        from openllm.engines.hf_encode import affixes
+
+        before, behind = affixes(tokenizer)
+        return before, behind if self._rules.closed else []
+
+    async def _render(self, messages: Sequence[Message]) -> RenderedPrompt:
+        if self._rules.template is None:
             raise UnsupportedError(
                 f"model {self.model.name!r} has no chat template; "
                 "use the completions API with a prompt of your own",
                 param="messages",
             )
-        pieces = self._template.render(with_preprompt(messages, self._preprompt))
+        pieces = self._rules.template.render(with_preprompt(messages, self._preprompt))
+        text = "".join(piece if isinstance(piece, str) else piece.text for piece in pieces)
         if len(pieces) == 1 and isinstance(pieces[0], str):
-            return pieces[0]
+            return RenderedPrompt(text, text)
         prompt: list[str | int] = []
         for piece in pieces:
             if isinstance(piece, LiteralText):
                 prompt += await self._literal_ids(piece.text)
             else:
                 prompt.append(piece)
-        return tuple(prompt)
+        return RenderedPrompt(text, tuple(prompt))
 
     async def _literal_ids(self, text: str) -> list[int]:
         ids = await self._engine.tokenize(text, special=False)
@@ -123,60 +191,14 @@ class LLM:
 
     async def _warm_up(self) -> None:
         params = SamplingParams(max_tokens=1, temperature=0.0)
-        messages = (Message(role="user", content="."),) if self._template else ()
+        messages = (Message(role="user", content="."),) if self._rules.template else ()
         request = GenerateRequest(request_id="warm-up", params=params, messages=messages)
         async with aclosing(self.generate(request)) as chunks:
             async for _ in chunks:
                 pass
 
 
-def _chat_template(model: LocalModel) -> ChatTemplate | None:
-    if model.format == "script":
-        from openllm.engines.scripted_rules import read_script
-        from openllm.engines.scripted_tokens import CONTROL_TOKENS
-
-        source = read_script(model.path).chat_template
-        return ChatTemplate(source, control_tokens=CONTROL_TOKENS) if source else None
-    header = read_header(model.path)
-    if not header.chat_template:
-        return None
-    return ChatTemplate(
-        header.chat_template,
-        control_tokens=header.control_tokens,
-        bos_token=header.bos_token,
-        eos_token=header.eos_token,
-        add_bos=header.add_bos,
-    )
-
-
-def preprompt_text(value: str | None) -> str:
-    """Return the content of the file that `value` names, or `value` itself if there is none.
-
-    Raises:
-        ConfigurationError: There is such a file and it cannot be read as UTF-8 text.
-    """
-    if not value or not _is_file(value):
-        return value or ""
-    try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"the prompt file {value!r} cannot be read as UTF-8 text: {error}", param="prompt"
-        ) from error
-
-
-def _is_file(value: str) -> bool:
-    try:
-        return Path(value).expanduser().is_file()
-    except (OSError, ValueError, RuntimeError):  # Too long a name, NUL, or no such home: a text.
-        return False
-
-
-def with_preprompt(messages: Sequence[Message], preprompt: str) -> Sequence[Message]:
-    """Put the pre-prompt before the conversation's own system message, or make it one."""
-    if not preprompt:
-        return messages
-    if messages and messages[0].role in ("system", "developer"):
-        first = replace(messages[0], content=f"{preprompt}\n\n{messages[0].content}")
-        return (first, *messages[1:])
-    return (Message(role="system", content=preprompt), *messages)
+def _text(prompt: Prompt) -> str:
+    """Return the text in a prompt; ids in it have none."""
+    pieces = (prompt,) if isinstance(prompt, str) else prompt
+    return "".join(piece for piece in pieces if isinstance(piece, str))

@@ -1,4 +1,4 @@
-"""The child process: one `LLM` served on a Unix socket until its parent is gone.
+"""The child process: one `ChatEngine` served on a Unix socket until its parent is gone.
 
 Started as `python -m openllm.runner.worker FD`, FD a listening socket, with a `wire.Launch` as
 JSON on standard input. That stays open: its end means that the parent has died.
@@ -23,7 +23,7 @@ from typing import Any, cast
 import msgspec
 
 from openllm.config.model import ModelConfig
-from openllm.llm import LLM
+from openllm.llm.chat_engine import ChatEngine
 from openllm.runner import wire
 from openllm.types import CompletionChunk
 
@@ -35,7 +35,7 @@ PR_SET_PDEATHSIG = 1
 class Worker(asyncio.Protocol):
     """Answers one connection: the parent's."""
 
-    def __init__(self, llm: LLM, started: asyncio.Future[None]) -> None:
+    def __init__(self, llm: ChatEngine, started: asyncio.Future[None]) -> None:
         self._llm = llm
         self._started = started
         self._unframer = wire.Unframer()
@@ -150,7 +150,7 @@ class Worker(asyncio.Protocol):
 async def serve(listener: socket.socket, launch: wire.Launch) -> None:
     """Load the model while already accepting the parent's connection; then serve for ever."""
     loop = asyncio.get_running_loop()
-    llm = LLM(launch.model, ModelConfig.model_validate(launch.config))
+    llm = ChatEngine(launch.model, ModelConfig.model_validate(launch.config))
     started: asyncio.Future[None] = loop.create_future()
     server = await loop.create_unix_server(lambda: Worker(llm, started), sock=listener)
     stop = asyncio.Event()

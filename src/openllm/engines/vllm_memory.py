@@ -1,0 +1,126 @@
+"""How much memory the KV cache gets on a CPU, where it is taken from all the machine has.
+
+On a GPU vLLM measures what is left after the weights and takes nearly all of it.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import psutil
+
+from openllm.errors import ConfigurationError, OutOfMemoryError
+from openllm.types import LocalModel
+
+logger = logging.getLogger("openllm.engines.vllm")
+
+MOST_BYTES = 4 << 30
+"""The KV cache is not made larger than this unless it is asked for, or one context needs more."""
+SHARE = 0.5
+"""Of the memory that the weights leave free, what the KV cache may fill."""
+WORKSPACE = 512 << 20
+"""Bytes that computing needs beside weights and KV cache."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class KVPlan(NamedTuple):
+    """Size of the KV cache.
+
+    Attributes:
+        context: Tokens one sequence may have.
+        tokens: Tokens of all sequences that fit.
+        size: Bytes they take.
+    """
+
+    context: int
+    tokens: int
+    size: int
+
+
+def plan_kv_cache(
+    model: LocalModel, config: Any, free: int, context: int | None, asked: int | None
+) -> KVPlan:
+    """Plan the KV cache of a model on the CPU.
+
+    Args:
+        model: The model.
+        config: vLLM's `VllmConfig` for it.
+        free: Bytes that are free before anything is loaded.
+        context: The context asked for; None takes the model's, or less if that does not fit.
+        asked: The tokens asked for; None takes what `MOST_BYTES` and `SHARE` leave.
+
+    Raises:
+        ConfigurationError: `asked` is less than one context.
+        OutOfMemoryError: Weights, one context and the workspace need more than is free.
+    """
+    longest = int(config.model_config.max_model_len)
+    if asked is not None and asked < longest:
+        if context is not None:
+            raise ConfigurationError(
+                f"kv_cache_tokens={asked} is less than context_length={context}; one sequence "
+                "could not fill its context",
+                param="kv_cache_tokens",
+            )
+        longest = asked
+    per_token = max(1, bytes_per_token(config))
+    block = int(config.cache_config.block_size or 16)
+    left = free - weight_bytes(model.path) - WORKSPACE
+    most = left if asked is not None else int(left * SHARE)
+    fitting = most // per_token - 2 * block  # vLLM keeps a block for itself.
+    if fitting < longest and context is None and fitting >= block:
+        logger.warning(
+            "model %s: %d of its %d tokens of context fit the memory", model.name, fitting, longest
+        )
+        longest = fitting
+    wanted = asked or int(config.scheduler_config.max_num_seqs) * longest
+    if asked is None:
+        wanted = max(longest, min(wanted, MOST_BYTES // per_token, fitting))
+    size = (wanted + 2 * block) * per_token
+    if size > most:
+        raise _short(model, size - most, left, size, free)
+    return KVPlan(longest, wanted, size)
+
+
+def bytes_per_token(config: Any) -> int:
+    """Return the bytes of keys and values that one token takes in all layers."""
+    model, parallel = config.model_config, config.parallel_config
+    heads = model.get_num_kv_heads(parallel)
+    numbers = model.get_num_layers(parallel) * heads * model.get_head_size()
+    one_byte = "fp8" in str(config.cache_config.cache_dtype) or "int8" in str(
+        config.cache_config.cache_dtype
+    )
+    width = 1 if one_byte else model.dtype.itemsize
+    return int(numbers * width * (1 if model.use_mla else 2))
+
+
+def weight_bytes(folder: str) -> int:
+    """Return the size of the weights in a model folder."""
+    return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+
+
+def free_bytes() -> int:
+    """Return how much memory this process could still take: the machine's, or the container's."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        statistics = dict(
+            line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines()
+        )
+    except (OSError, ValueError):  # No container, or an older kind of cgroup.
+        return free
+    if limit == "max":
+        return free
+    return min(free, int(limit) - used + int(statistics.get("inactive_file", 0)))
+
+
+def _short(model: LocalModel, lacking: int, left: int, size: int, free: int) -> OutOfMemoryError:
+    need, cache, there = (number / 2**30 for number in (free - left + size, size, free))
+    return OutOfMemoryError(
+        f"model {model.name!r} needs about {need:.1f} GiB of memory, {cache:.1f} of them for the "
+        f"KV cache, and {there:.1f} GiB are free; use a smaller context_length or kv_cache_tokens, "
+        f"or free {max(lacking, 0) / 2**30:.1f} GiB more"
+    )

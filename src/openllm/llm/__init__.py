@@ -1,0 +1,1 @@
+"""A model as a whole: which engine, which chat template, which defaults. Knows no HTTP."""

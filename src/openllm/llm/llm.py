@@ -1,0 +1,298 @@
+"""`openllm.LLM`: one class over every engine, for scripts, notebooks, services and threads.
+
+    llm = openllm.LLM("demo")
+    output = await llm.generate("Once upon a time", max_new_tokens=64)     # or sync_generate
+    async for output in llm.generate_iterator("Once upon a time"):         # or sync_...
+        print(output.outputs[0].text)                                      # all the text so far
+
+The engine works on an event loop of its own (`openllm.llm.bridge`), so one LLM serves any number of
+event loops and threads at once; requests that run at the same time share the engine's batch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import weakref
+from array import array
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import aclosing, closing
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from openllm.llm import arguments, generation, naming
+from openllm.llm.choice import choose_engine
+from openllm.llm.loading import LazyEngine
+from openllm.llm.output import GenerationOutput
+from openllm.llm.pretrained import own_options
+from openllm.llm.tokenizer import EngineTokenizer
+from openllm.models.ref import resolve
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self, Unpack
+
+    from openllm.llm.arguments import GenerateOptions
+    from openllm.llm.chat_engine import ChatEngine
+
+BENTO_ROOM = "openllm.bento.runners"
+"""Resolved when it is needed: this room may not import that one."""
+
+
+class LLM:
+    """A language model, loaded when it is first used.
+
+    Attributes:
+        model_id: The model as it was named to us.
+        name: Its name in messages and logs.
+        backend: The engine that runs it: llamacpp, vllm or torch.
+        config: How it is loaded, and what a call gets that says nothing.
+    """
+
+    def __init__(
+        self,
+        model_id: str | os.PathLike[str],
+        backend: str | None = None,
+        *,
+        model_name: str | None = None,
+        model_version: str | None = None,
+        model_tag: object | None = None,
+        **options: Any,
+    ) -> None:
+        """Find the model's files and choose its engine; nothing is loaded.
+
+        Args:
+            model_id: A bundled name ("demo"), the path of a .gguf file or of a folder, or a hub id.
+            backend: llamacpp, vllm or torch ("pt"); by the model's format if left out.
+            model_name: Name in BentoML's model store, instead of the derived one.
+            model_version: Version there, instead of a hash of the model's files.
+            model_tag: Both at once, as a text or a `bentoml.Tag`.
+            options: Fields of `LoadOptions` (context_length, max_concurrency, dtype, ...) and of
+                `RequestDefaults` (temperature, max_new_tokens, stop, prompt, ...).
+
+        Raises:
+            TypeError: There is no such option.
+            ConfigurationError: The model, the backend or a value is wrong.
+            EngineNotInstalledError: The engine's package is missing; says what to install.
+        """
+        self.model_id = os.fspath(model_id)
+        self.config = arguments.model_config(backend, options)
+        self._local = resolve(self.model_id)
+        self.name = self._local.name
+        self.backend = choose_engine(self._local, self.config.load).name
+        self._tag = naming.given_tag(model_tag, model_name, model_version)
+        self._engine = LazyEngine(self._local, self.config)
+        self._runner: Any = None
+        weakref.finalize(self, _release, self._engine).atexit = False  # The bridge sees to that.
+
+    @classmethod
+    def from_pretrained(cls, model_id: str | os.PathLike[str], **options: Any) -> Self:
+        """Return an LLM; options may also have the names of transformers' `from_pretrained`."""
+        return cls(model_id, **own_options(options))
+
+    def __repr__(self) -> str:
+        return f"openllm.LLM({self.model_id!r}, backend={self.backend!r})"
+
+    @property
+    def model(self) -> Any:
+        """What runs the model; the first access loads it, blocking this thread.
+
+        With the torch engine it is the transformers model; other engines hold their weights in
+        native code or in processes of their own, and with them it is the engine itself.
+        """
+        engine = self._engine.bridge().sync_call(self._engine.get()).engine
+        return getattr(engine, "model", engine)
+
+    @property
+    def tokenizer(self) -> Any:
+        """The model's tokenizer; the first access loads the model, blocking this thread.
+
+        The transformers tokenizer where the engine has one in this process, else an object with
+        `encode(text)` and `decode(token_ids)`.
+        """
+        engine = self._engine.bridge().sync_call(self._engine.get()).engine
+        return getattr(engine, "tokenizer", None) or EngineTokenizer(self._engine)
+
+    async def generate(
+        self,
+        prompt: str | None = None,
+        request_id: str | None = None,
+        stop: str | list[str] | None = None,
+        stop_token_ids: list[int] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerationOutput:
+        """Return the whole answer, the last output of `generate_iterator`.
+
+        A prompt goes to the model as it is written; `messages=[...]` in its place go through the
+        model's chat template. If `max_new_tokens` is given and a prompt leaves too little room for
+        them, its last (context - max_new_tokens - 1) tokens are kept, with a warning in the log.
+
+        Args:
+            prompt: The text to continue.
+            request_id: Kept in the output; random if left out.
+            stop: Texts that end the answer and are not part of it.
+            stop_token_ids: Tokens that do, beside the model's own; so does text that reads as one.
+            options: Any field of `openllm.SamplingParams` (max_tokens also as max_new_tokens), or
+                all of them as `sampling_params`; `messages`; `context_length`, at most the one
+                loaded; `stream_interval`, tokens from one output to the next. What is left out
+                comes from the model's defaults, then is neutral.
+
+        Raises:
+            TypeError: There is no such option, or a value has a wrong type.
+            InvalidRequestError: A value is wrong or cannot be honoured; it is a ValueError too.
+            EngineError: The model cannot be loaded, or failed.
+            RuntimeError: Nothing was produced.
+        """
+        call = self._call(prompt, request_id, stop, stop_token_ids, options)
+        return await self._engine.bridge().call(generation.answer(self._engine, call))
+
+    async def generate_iterator(
+        self,
+        prompt: str | None = None,
+        request_id: str | None = None,
+        stop: str | list[str] | None = None,
+        stop_token_ids: list[int] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> AsyncGenerator[GenerationOutput, None]:
+        """Yield the answer so far, every `stream_interval` tokens and at its end.
+
+        Arguments and errors are those of `generate`, the errors raised at the first step. Closing
+        the iterator ends the work and frees its memory.
+        """
+        call = self._call(prompt, request_id, stop, stop_token_ids, options)
+        stream = self._engine.bridge().stream(generation.outputs(self._engine, call))
+        async with aclosing(stream) as outputs:
+            async for output in outputs:
+                yield output
+
+    async_generate = generate
+    async_generate_iterator = generate_iterator
+
+    def sync_generate(
+        self,
+        prompt: str | None = None,
+        request_id: str | None = None,
+        stop: str | list[str] | None = None,
+        stop_token_ids: list[int] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> GenerationOutput:
+        """Return what `generate` does; blocks this thread."""
+        call = self._call(prompt, request_id, stop, stop_token_ids, options)
+        return self._engine.bridge().sync_call(generation.answer(self._engine, call))
+
+    def sync_generate_iterator(
+        self,
+        prompt: str | None = None,
+        request_id: str | None = None,
+        stop: str | list[str] | None = None,
+        stop_token_ids: list[int] | None = None,
+        **options: Unpack[GenerateOptions],
+    ) -> Generator[GenerationOutput, None, None]:
+        """Yield what `generate_iterator` does; blocks this thread between the outputs."""
+        call = self._call(prompt, request_id, stop, stop_token_ids, options)
+        stream = self._engine.bridge().sync_stream(generation.outputs(self._engine, call))
+        with closing(stream) as outputs:
+            yield from outputs
+
+    async def embed(self, texts: str | Sequence[str]) -> list[list[float]]:
+        """Return one vector of unit length for each text; for a single text, a list of one.
+
+        Raises:
+            UnsupportedError: This model or engine cannot embed.
+        """
+        return await self._engine.bridge().call(self._embed(texts))
+
+    def sync_embed(self, texts: str | Sequence[str]) -> list[list[float]]:
+        """Return what `embed` does; blocks this thread."""
+        return self._engine.bridge().sync_call(self._embed(texts))
+
+    async def load(self) -> None:
+        """Load the model now, if it is not loaded yet."""
+        await self._engine.bridge().call(self._engine.get())
+
+    async def close(self) -> None:
+        """Free the memory; requests under way fail. The next use loads the model again."""
+        await self._engine.bridge().call(self._engine.close())
+
+    def sync_close(self) -> None:
+        """Do what `close` does; blocks this thread."""
+        self._engine.bridge().sync_call(self._engine.close())
+
+    async def __aenter__(self) -> Self:
+        await self.load()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await asyncio.shield(self.close())
+
+    def __enter__(self) -> Self:
+        self._engine.bridge().sync_call(self._engine.get())
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.sync_close()
+
+    @property
+    def tag(self) -> str:
+        """The model's "name:version" in BentoML's store; the first access may read all its files.
+
+        The derived name is `<framework>-<repo>--<model_id>`, for a local model
+        `<framework>-<name>`; the derived version is a hash of the files' content.
+        """
+        name, version = self._tag
+        return naming.checked_tag(
+            name or naming.stored_name(self.backend, self.name),
+            version or naming.content_version(self._local.path),
+        )
+
+    @property
+    def bentomodel(self) -> Any:
+        """The `bentoml.Model` of `tag`; raises BentoML's `NotFound` if it was never stored."""
+        return _from_bento_room("stored_model")(self.tag)
+
+    @property
+    def runner(self) -> Any:
+        """A `bentoml.legacy.Runner` of this model, for `bentoml.legacy.Service(runners=[...])`.
+
+        It runs in the service's own process, so that it and `llm.generate` share one loaded model.
+        """
+        if self._runner is None:
+            self._runner = _from_bento_room("llm_runner")(self)
+        return self._runner
+
+    def _call(
+        self,
+        prompt: str | None,
+        request_id: str | None,
+        stop: str | list[str] | None,
+        stop_token_ids: list[int] | None,
+        options: GenerateOptions,
+    ) -> arguments.Call:
+        defaults = self.config.defaults
+        return arguments.call(prompt, request_id, stop, stop_token_ids, options, defaults)
+
+    async def _embed(self, texts: str | Sequence[str]) -> list[list[float]]:
+        chat: ChatEngine = await self._engine.get()
+        output = await chat.embed([texts] if isinstance(texts, str) else list(texts))
+        return [array("f", vector).tolist() for vector in output.vectors]
+
+
+def _release(engine: LazyEngine) -> None:
+    """Free the memory of an LLM that nobody holds any more."""
+    if engine.loaded:
+        engine.bridge().post(engine.close)
+
+
+def _from_bento_room(name: str) -> Any:
+    return getattr(import_module(BENTO_ROOM), name)

@@ -1,0 +1,99 @@
+"""What a model is called in BentoML's model store: `<framework>-<repo>--<model_id>:<version>`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+
+from openllm.errors import ConfigurationError, ModelFileError
+
+MAX_PART = 63  # BentoML's limit for a name and for a version.
+_PART = re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?")
+_BLOCK = 1 << 20
+
+_FRAMEWORKS = {"torch": "pt"}
+"""Where the documents have another name than our engine."""
+
+
+def stored_name(engine: str, model: str) -> str:
+    """Return the name for a model run by `engine`; `model` is a hub id or a local model's name."""
+    name = re.sub(r"[^-._a-z0-9]+", "-", model.lower().replace("/", "--"))
+    return f"{_FRAMEWORKS.get(engine, engine)}-{name}"[:MAX_PART].rstrip("-._")
+
+
+def checked_tag(name: str, version: str) -> str:
+    """Return "name:version".
+
+    Raises:
+        ConfigurationError: BentoML cannot store a model under it.
+    """
+    for what, part in (("model_name", name), ("model_version", version)):
+        if len(part) > MAX_PART or not _PART.fullmatch(part):
+            raise ConfigurationError(
+                f"{what} is {part!r}; use at most {MAX_PART} lower-case letters, digits, '-', '_'"
+                " and '.', and begin and end with a letter or digit",
+                param=what,
+            )
+    return f"{name}:{version}"
+
+
+def given_tag(
+    tag: object | None, name: str | None, version: str | None
+) -> tuple[str | None, str | None]:
+    """Return the name and version to use in the store, None where they are derived."""
+    if tag is not None:
+        if name is not None or version is not None:
+            raise ConfigurationError(
+                "model_tag excludes model_name and model_version; give one or the other",
+                param="model_tag",
+            )
+        name, _, found = str(tag).partition(":")
+        version = found or None
+    checked_tag(name or "derived", version or "derived")
+    return name, version
+
+
+def content_version(path: str) -> str:
+    """Return 16 hexadecimal digits that change with the content of a model's file or folder.
+
+    Every byte is read, once as long as no file changes: 1 to 2 GB a second.
+
+    Raises:
+        ModelFileError: A file cannot be read.
+    """
+    root = Path(path)
+    try:
+        digest = hashlib.sha256()
+        for file in _files(root):
+            name = file.relative_to(root).as_posix()
+            state = file.stat()
+            digest.update(
+                f"{name}\0{_hash(str(file), state.st_size, state.st_mtime_ns)}\n".encode()
+            )
+    except OSError as error:
+        raise ModelFileError(f"{error.filename} cannot be read: {error.strerror}.") from error
+    return digest.hexdigest()[:16]
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Yield the files of a model in an order of their own; hidden ones are no part of it."""
+    if root.is_file():
+        yield root
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if not name.startswith("."):
+                yield Path(folder, name)
+
+
+@lru_cache(maxsize=1024)
+def _hash(path: str, _size: int, _modified: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

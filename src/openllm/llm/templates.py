@@ -1,0 +1,92 @@
+"""What a model's files say of its texts: the chat template, where text begins, how it ends."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from openllm.prompts import ChatTemplate
+from openllm.types import LocalModel, ModelFormat
+
+
+class TextRules(NamedTuple):
+    """How text becomes a prompt, and what a text ends with.
+
+    Attributes:
+        template: The chat template; None where the model has none.
+        bos: Text of the token that the tokenizer puts first by itself, "" if it puts none.
+        eos: Text of the token that ends a text, "" if it is not known.
+        closed: An encoder reads the prompt, so it ends as a text does.
+    """
+
+    template: ChatTemplate | None
+    bos: str = ""
+    eos: str = ""
+    closed: bool = False
+
+
+def text_rules(model: LocalModel) -> TextRules:
+    """Read the rules from the model's own files.
+
+    Raises:
+        ModelFileError: The files are damaged, or the chat template does not compile.
+    """
+    return _READERS[model.format](model.path)
+
+
+def _of_script(path: str) -> TextRules:
+    from openllm.engines.scripted_rules import read_script
+    from openllm.engines.scripted_tokens import CONTROL_TOKENS, IM_END
+
+    source = read_script(path).chat_template
+    template = ChatTemplate(source, control_tokens=CONTROL_TOKENS) if source else None
+    return TextRules(template, eos=IM_END)
+
+
+def _of_gguf(path: str) -> TextRules:
+    from openllm.models.gguf import read_header
+
+    header = read_header(path)
+    return _rules(
+        header.chat_template,
+        header.control_tokens,
+        header.bos_token,
+        header.eos_token,
+        add_bos=header.add_bos,
+    )
+
+
+def _of_folder(path: str) -> TextRules:
+    from openllm.models.folder import read_folder
+
+    folder = read_folder(path, trust_remote_code=True)  # Refused, if at all, by the choice.
+    rules = _rules(
+        folder.chat_template,
+        folder.control_tokens,
+        folder.bos_token,
+        folder.eos_token,
+        add_bos=folder.add_bos,
+    )
+    return rules._replace(closed=folder.encoder_decoder)
+
+
+def _rules(
+    source: str | None, control_tokens: Iterable[str], bos: str, eos: str, *, add_bos: bool
+) -> TextRules:
+    template = None
+    if source:
+        template = ChatTemplate(
+            source,
+            control_tokens=control_tokens,
+            bos_token=bos,
+            eos_token=eos,
+            add_bos=add_bos,
+        )
+    return TextRules(template, bos if add_bos else "", eos)
+
+
+_READERS: dict[ModelFormat, Callable[[str], TextRules]] = {
+    "gguf": _of_gguf,
+    "safetensors": _of_folder,
+    "script": _of_script,
+}

@@ -1,0 +1,133 @@
+"""Every family that the table claims for the torch engine: a tiny checkpoint of it generates what
+plain transformers generates, prompts of unlike lengths together as each alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openllm.config.model import LoadOptions
+from openllm.engines import create_engine
+from openllm.engines.base import Engine
+from openllm.errors import ConfigurationError, EngineStartError, UnsupportedError
+from openllm.models.families import families, find, support_of, why_not
+from openllm.types import CompletionChunk, GenerateRequest, LocalModel, SamplingParams
+from tests.torch.checkpoints import RECIPES, make_checkpoint
+
+PROMPTS = (
+    "Hello!",
+    "one two three four five six seven",
+    "The capital of France is not the sea, nor the shore near it",
+    "a",
+)
+NEW_TOKENS = 20
+# A chunk of a prompt, and less than the longest prompts: they are read in several.
+OPTIONS = LoadOptions(dtype="float32", device="cpu", threads=1, prefill_chunk=16)
+
+# Some model files of transformers use what PyTorch deprecates.
+pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+
+
+def claimed(recipe: str) -> bool:
+    support = support_of(recipe.partition("/")[0])
+    return support is not None and "torch" in support.runs_on
+
+
+CLAIMED = [recipe for recipe in RECIPES if claimed(recipe)]
+
+
+@dataclass
+class Answer:
+    texts: list[str]
+    token_ids: list[int]
+    finish_reason: str | None
+
+    @property
+    def text(self) -> str:
+        return "".join(self.texts)
+
+
+@asynccontextmanager
+async def started(path: Path) -> AsyncIterator[Engine]:
+    model = LocalModel(name="tiny", path=str(path), format="safetensors")
+    engine = create_engine("torch", model, OPTIONS)
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.close()
+
+
+async def answer(engine: Engine, prompt: tuple[int, ...], **params: Any) -> Answer:
+    request = GenerateRequest(
+        request_id="families",
+        prompt=prompt,
+        params=SamplingParams(temperature=0.0, max_tokens=NEW_TOKENS, **params),
+    )
+    async with aclosing(engine.generate(request)) as stream:
+        chunks: list[CompletionChunk] = [chunk async for chunk in stream]
+    return Answer(
+        [chunk.text for chunk in chunks if chunk.text],
+        [token_id for chunk in chunks for token_id in chunk.token_ids],
+        chunks[-1].finish_reason,
+    )
+
+
+def alone(path: Path, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Generate greedily with transformers, one prompt at a time, by its plainest attention."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    config = AutoConfig.from_pretrained(path)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = auto.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    found = []
+    for prompt in prompts:
+        ids = model.generate(torch.tensor([prompt]), max_new_tokens=NEW_TOKENS, do_sample=False)
+        skipped = 1 if config.is_encoder_decoder else len(prompt)
+        found.append(ids[0, skipped:].tolist())
+    return found
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("recipe", CLAIMED)
+async def test_generates_as_transformers_does(recipe: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    path = make_checkpoint(recipe, tmp_path / "tiny")
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    prompts = [tuple(tokenizer(prompt).input_ids) for prompt in PROMPTS]
+    expected = alone(path, prompts)
+    assert len({tuple(ids) for ids in expected}) == len(PROMPTS), "the prompt must matter"
+
+    async with started(path) as engine:
+        answers = await asyncio.gather(*(answer(engine, prompt) for prompt in prompts))
+        end = expected[0][5]
+        cut = await answer(engine, prompts[0], stop_token_ids=(end,))
+
+    assert [each.token_ids for each in answers] == expected
+    for each, ids in zip(answers, expected, strict=True):
+        assert each.text == tokenizer.decode(ids, skip_special_tokens=True)
+        assert len(each.texts) > 1
+        assert each.finish_reason == "length"
+    assert cut.finish_reason == "stop"
+    before = expected[0][: expected[0].index(end)]
+    assert cut.text == tokenizer.decode(before, skip_special_tokens=True)
+
+
+def test_every_claimed_architecture_has_a_recipe() -> None:
+    names = {
+        name
+        for family in families()
+        for support in family.architectures
+        for name in support.names
+        if "torch" in support.runs_on
+    }
+    assert names == {recipe.partition("/")[0] for recipe in CLAIMED}
