@@ -19,7 +19,7 @@ OPTIONS = LoadOptions(
     max_concurrency=4,
     dtype="float32",
     enforce_eager=True,
-    engine_arg=("block_size=16",),
+    engine_arg=("block_size=32",),
 )
 
 
@@ -29,6 +29,6 @@ async def vllm(_folder: Path) -> AsyncIterator[Subject]:
     engine = VLLMEngine(LocalModel(name="demo", path=str(FOLDER), format="safetensors"), OPTIONS)
     try:
         await engine.start()
-        yield Subject(engine, "Once upon", lambda: engine.active, POLYGLOT)
+        yield Subject(engine, "The", lambda: engine.active, POLYGLOT)
     finally:
         await engine.close()

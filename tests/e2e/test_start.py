@@ -262,7 +262,10 @@ def test_a_signal_before_a_model_is_ready_ends_quietly(
 ) -> None:
     command = [sys.executable, "-c", HEEDING_SIGINT, "start", scripted(load_seconds=60).path]
     with subprocess.Popen(
-        [*command, "--port", "0"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [*command, "--port", "0", "--log-level", "warning"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     ) as process:
         try:
             server = psutil.Process(process.pid)

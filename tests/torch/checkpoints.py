@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -244,6 +245,26 @@ def make_checkpoint(what: str, folder: Path, *, seed: int = 0) -> Path:
         changes["tie_word_embeddings"] = False  # As Flan-T5 has it, and transformers drops it.
     _edit(folder / "config.json", changes)
     return folder
+
+
+def greedy_alone(path: Path, prompts: Sequence[Sequence[int]], new_tokens: int) -> list[list[int]]:
+    """Return what plain transformers generates greedily for each prompt alone, in float32.
+
+    Its plainest attention is taken: others leave out what they cannot do, such as Gemma 2's caps.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    torch.set_num_threads(1)  # Threads that wait for each other by spinning take long when busy.
+    config = AutoConfig.from_pretrained(path)
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = auto.from_pretrained(path, dtype=torch.float32, attn_implementation="eager").eval()
+    found = []
+    for prompt in prompts:
+        ids = model.generate(torch.tensor([prompt]), max_new_tokens=new_tokens, do_sample=False)
+        skipped = 1 if config.is_encoder_decoder else len(prompt)
+        found.append(ids[0, skipped:].tolist())
+    return found
 
 
 def _model(recipe: Recipe, tokenizer: Any) -> Any:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--log-level",
-    default="warning",
+    default="info",
     show_default=True,
     metavar="LEVEL",
     type=click.Choice(["debug", "info", "warning", "error"]),
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 def start(models: str, opts: tuple[str, ...], log_level: str, **flags: Any) -> None:
     """Serve models behind an OpenAI-compatible API.
 
-    MODEL is `demo` (bundled, the default) or a GGUF file; NAME=FILE chooses the served name.
+    MODEL is `demo` (bundled, the default), a GGUF file or a folder with config.json and
+    safetensors; NAME=PATH chooses the served name.
     Requests choose by "model"; without one the first answers. Once models are ready one line says
     so, with the URL. The exit status is 0 after a signal, 2 if a setting or a file is wrong.
 

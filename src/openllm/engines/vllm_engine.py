@@ -164,7 +164,7 @@ class VLLMEngine:
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Decode ids; raises `InvalidRequestError` for one that is none."""
         model = self._ready().model
-        return model.table.decode(token_id(each, model, "token_ids") for each in token_ids)
+        return model.table.detokenize(token_id(each, model, "token_ids") for each in token_ids)
 
     async def health(self) -> bool:
         """Whether vLLM's process lives and its loop still turns."""

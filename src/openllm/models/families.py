@@ -37,7 +37,7 @@ class Support(Struct, frozen=True, forbid_unknown_fields=True):
         names: The architectures, as in a model's `config.json`.
         runs_on: Engines that run them.
         why: By engine, what keeps it from running them.
-        last: By engine, the last version known to run them: of vLLM, or for "torch" of transformers.
+        last: By engine, the last version known to run them; for "torch" it is of transformers.
         instead: What to do where an engine does not run them.
     """
 

@@ -297,15 +297,19 @@ def test_a_script_ends_when_it_is_done(tmp_path: Path, name: str, model: str) ->
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "end\n")
 
 
-def test_an_abandoned_stream_does_not_hold_up_the_exit() -> None:
+def test_an_abandoned_stream_does_not_hold_up_threads_at_the_exit(tmp_path: Path) -> None:
+    path = tmp_path / "slow.script.json"
+    path.write_text('{"tokens_per_second": 20, "default": {"reply": "a ", "repeat": 3000}}')
     source = SCRIPT % (
-        "import atexit, time\n"
-        "stream = llm.sync_generate_iterator('hi', max_new_tokens=1000, ignore_eos=True)\n"
-        "chunk = next(stream)\n"
-        "engine, began = llm.model, time.monotonic()\n"
-        "atexit.register(lambda: print(engine.active, flush=True))\n"
+        "import time; from concurrent.futures import ThreadPoolExecutor\n"
+        "stream = llm.sync_generate_iterator('hi', **more); next(stream)\n"
+        "def wait():\n"
+        "    end = time.monotonic() + 10\n"
+        "    while llm.model.running and time.monotonic() < end: time.sleep(0.01)\n"
+        "    print(llm.model.running, flush=True)\n"
+        "pool = ThreadPoolExecutor(); pool.submit(wait)\n"
     )
-    command = [sys.executable, "-W", "error", "-c", source, "demo"]
+    command = [sys.executable, "-W", "error", "-c", source, path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "end\n0\n")
 
@@ -314,8 +318,11 @@ def test_a_thread_goes_on_after_the_main_thread(tmp_path: Path) -> None:
     path = tmp_path / "slow.script.json"
     path.write_text('{"tokens_per_second": 50, "default": {"reply": "a ", "repeat": 20}}')
     source = SCRIPT % (
-        "threading.Thread(target=lambda: print("
-        "len(list(llm.sync_generate_iterator('hi'))), flush=True)).start()"
+        "begun = threading.Event()\n"
+        "def read():\n"
+        "    count = sum(begun.set() is None for _ in llm.sync_generate_iterator('hi'))\n"
+        "    print(count, flush=True)\n"
+        "threading.Thread(target=read).start(); begun.wait()\n"
     )
     command = [sys.executable, "-W", "error", "-c", source, path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=20)
