@@ -21,8 +21,8 @@ from openllm.bench.workload import Job, jobs
 Drive = Callable[[Run], Awaitable[None]]
 PROMPT = 20
 """Tokens of a prompt, about; a chat template adds its own."""
-REQUESTS = {1: 3, 8: 16, 32: 64}
-"""Requests of a round by concurrency: five to twenty seconds of work on two cores."""
+REQUESTS = {1: 3, 8: 16, 32: 32}
+"""Requests of a round by concurrency: five to fifteen seconds of work on two cores."""
 IDLE_CPU = 0.02
 """CPU share above which an idle server disturbs the other one's turn."""
 
@@ -102,7 +102,7 @@ def throughput_ratio(run: Run) -> float:
 def ttft_ratio(run: Run) -> float:
     """Median wait for the first token, first server / second; median over rounds."""
     waits = [_ttft_p50s(one) for one in run.sides]
-    return median(ours / theirs for ours, theirs in zip(*waits, strict=True))
+    return float(median(ours / theirs for ours, theirs in zip(*waits, strict=True)))
 
 
 def figures(run: Run) -> dict[str, object]:

@@ -127,4 +127,4 @@ def tokenizer_json() -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(make_checkpoint(*(Path(argument) for argument in sys.argv[1:2])))
+    print(make_checkpoint(Path(sys.argv[1]) if sys.argv[1:] else FOLDER))

@@ -31,13 +31,13 @@ START_TIMEOUT = 300.0
 
 @contextmanager
 def vllm_server(
-    folder: Path, concurrency: int, env: Mapping[str, str] | None = None
+    folder: Path, concurrency: int, *options: str, env: Mapping[str, str] | None = None
 ) -> Iterator[RunningServer]:
-    """Run `vllm serve` with its own defaults but for the sequences at once."""
+    """Run `vllm serve` with its own defaults but for the sequences at once and `options`."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.peers.vllm_server", "serve", str(folder)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    command += ["--max-num-seqs", str(concurrency)]
+    command += ["--max-num-seqs", str(concurrency), *options]
     with http_server(command, port, "/health", env, START_TIMEOUT) as server:
         yield server
 

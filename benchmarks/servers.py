@@ -134,8 +134,9 @@ def _popen(
     command: Sequence[str], output: IO[bytes], extra: Mapping[str, str]
 ) -> subprocess.Popen[bytes]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("OPEN_LLM_")}
+    env.update(extra)
     return subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env | extra, cwd=ROOT
+        command, stdin=subprocess.PIPE, stdout=output, stderr=output, env=env, cwd=ROOT
     )
 
 

@@ -5,6 +5,7 @@ plain transformers generates, prompts of unlike lengths together as each alone.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import pytest
 from openllm.config.model import LoadOptions
 from openllm.engines import create_engine
 from openllm.engines.base import Engine
+from openllm.errors import EngineStartError
 from openllm.models.families import families, support_of
 from openllm.types import CompletionChunk, GenerateRequest, LocalModel, SamplingParams
 from tests.torch.checkpoints import RECIPES, greedy_alone, make_checkpoint
@@ -128,3 +130,35 @@ def test_every_claimed_architecture_has_a_recipe() -> None:
         if "torch" in support.runs_on
     }
     assert names == {recipe.partition("/")[0] for recipe in CLAIMED}
+
+
+def test_the_same_checkpoint_is_made_again(tmp_path: Path) -> None:
+    for recipe in ("GptOssForCausalLM", "T5ForConditionalGeneration", "ChatGLMModel"):
+        one, other = (make_checkpoint(recipe, tmp_path / recipe / at) for at in ("one", "other"))
+        names = sorted(path.name for path in one.iterdir())
+        assert "model.safetensors" in names
+        assert names == sorted(path.name for path in other.iterdir())
+        assert all((one / name).read_bytes() == (other / name).read_bytes() for name in names)
+        assert sum(path.stat().st_size for path in one.iterdir()) < 4_000_000
+
+
+def test_a_family_stands_for_its_architecture(tmp_path: Path) -> None:
+    made = make_checkpoint("dolly-v2", tmp_path / "dolly")
+    config = json.loads((made / "config.json").read_text())
+    assert config["architectures"] == ["GPTNeoXForCausalLM"]
+
+
+RECURRENT = [
+    recipe
+    for recipe in RECIPES
+    if (support := support_of(recipe)) and support.why.get("torch") == "recurrent"
+]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("recipe", RECURRENT)
+async def test_layers_with_a_running_state_are_refused(recipe: str, tmp_path: Path) -> None:
+    path = make_checkpoint(recipe, tmp_path / "tiny")
+    with pytest.raises(EngineStartError, match=recipe):
+        async with started(path):
+            pass

@@ -18,6 +18,13 @@ from openllm.models.families import families, support_of
 from openllm.types import GenerateRequest, LocalModel, SamplingParams
 from tests.torch.checkpoints import greedy_alone, make_checkpoint
 
+pytestmark = [
+    # Some model files of transformers use what PyTorch deprecates.
+    pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning"),
+    # vLLM's client drops its ZeroMQ context when it shuts down, and does not close it.
+    pytest.mark.filterwarnings("ignore:Unclosed context <zmq:ResourceWarning"),
+]
+
 PROMPTS = ("Hello!", "The capital of France is not the sea")
 NEW_TOKENS = 12
 OPTIONS = LoadOptions(

@@ -24,10 +24,16 @@ MAX_SCHEMA_BYTES = 64 << 10
 MAX_SCHEMA_DEPTH = 32
 LARGEST = {"minItems": 1000, "maxItems": 10_000}
 """Every item that is due costs time at each step, every item memory: a billion takes all."""
+MAX_JOINED = 8
+"""Patterns in a schema that joins schemas: each doubles what llguidance looks at to join them."""
 REMEMBERED = 16
 """Grammars kept compiled, for the sequences of a request and for the next request."""
 
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+_JOINING = frozenset(("$ref", "anyOf", "oneOf"))
+_ALONE = frozenset(
+    ("type", "title", "description", "default", "examples", "$comment", "$defs", "definitions")
+)
 _Kind = Literal["json_schema", "grammar"]
 
 
@@ -96,7 +102,11 @@ def apply_masks(logits: torch.Tensor, rows: Sequence[tuple[int, GrammarMatcher]]
 
 
 class GrammarCompiler:
-    """Makes matchers for the vocabulary of one model."""
+    """Makes matchers for the vocabulary of one model.
+
+    Attributes:
+        vocab_size: Width of the logits.
+    """
 
     def __init__(self, tokenizer: Any, vocab_size: int, eos_ids: Iterable[int]) -> None:
         """Read the vocabulary, which takes some 10 ms for every 10,000 tokens.
@@ -120,6 +130,7 @@ class GrammarCompiler:
             raise _unsupported("llguidance is missing; install open-llm-server[torch]") from None
         width = max(vocab_size, len(tokenizer))
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=ends)
+        self.vocab_size = vocab_size
         self._executor = LLExecutor()
         self._compiled = lru_cache(REMEMBERED)(self._compile)
 
@@ -175,11 +186,18 @@ def _checked(schema: dict[str, Any]) -> str:
     """Return the schema as JSON; raises `InvalidRequestError` if it asks for too much."""
     if "x-guidance" in schema:  # Could switch the checking of other keywords off.
         raise _refused("it holds 'x-guidance', which is the engine's own; remove it")
-    level: list[Any] = [schema]
-    for _ in range(MAX_SCHEMA_DEPTH):
-        level = [child for part in level for child in _children(part)]
-    if level:
-        raise _refused(f"it is nested more than {MAX_SCHEMA_DEPTH} levels deep; flatten it")
+    objects = _objects(schema)
+    for part in objects:
+        for name, limit in LARGEST.items():
+            count = part.get(name)
+            if isinstance(count, (int, float)) and count > limit:
+                raise _refused(f"{name} is {count}; it must be at most {limit}")
+    patterns = sum(map(_patterns, objects))
+    if patterns > MAX_JOINED and any(map(_joins, objects)):
+        raise _refused(
+            f"it has {patterns} patterns and formats, and joins schemas by allOf, or by $ref or "
+            f"anyOf beside other keywords; have at most {MAX_JOINED}, or join none"
+        )
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         size = len(text.encode())
@@ -190,15 +208,29 @@ def _checked(schema: dict[str, Any]) -> str:
     return text
 
 
-def _children(part: Any) -> list[Any]:
-    """Return the objects and arrays directly in `part`, whose counts are checked on the way."""
-    if isinstance(part, dict):
-        for name, limit in LARGEST.items():
-            count = part.get(name)
-            if isinstance(count, (int, float)) and count > limit:
-                raise _refused(f"{name} is {count}; it must be at most {limit}")
-        part = list(part.values())
-    return [child for child in part if isinstance(child, (dict, list))]
+def _objects(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return every object in a schema; raises `InvalidRequestError` if it is nested too deep."""
+    objects = []
+    level: list[Any] = [schema]
+    for _ in range(MAX_SCHEMA_DEPTH):
+        objects += [part for part in level if isinstance(part, dict)]
+        children = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [each for group in children for each in group if isinstance(each, (dict, list))]
+    if level:
+        raise _refused(f"it is nested more than {MAX_SCHEMA_DEPTH} levels deep; flatten it")
+    return objects
+
+
+def _patterns(part: dict[str, Any]) -> int:
+    named = part.get("patternProperties")
+    plain = sum(isinstance(part.get(name), str) for name in ("pattern", "format"))
+    return plain + (len(named) if isinstance(named, dict) else 0)
+
+
+def _joins(part: dict[str, Any]) -> bool:
+    """Whether text has to satisfy several schemas at once because of this one."""
+    keywords = part.keys() - _ALONE
+    return "allOf" in part or (len(keywords) > 1 and not keywords.isdisjoint(_JOINING))
 
 
 def _refused(reason: str) -> InvalidRequestError:
@@ -214,6 +246,8 @@ def _reason(message: str) -> str:
         return "oneOf is supported only if its schemas exclude each other; use anyOf"
     if message.startswith("regex parse error"):
         return f"a pattern cannot be used: {message.rpartition('error: ')[2].strip()}"
+    if message.startswith("Unable to determine"):
+        return "the patterns and lengths joined in it are too complex; leave some out"
     if message.startswith("panic"):
         return "it is too large; simplify it"
     if message.startswith("NoExtension"):

@@ -11,11 +11,11 @@ import psutil
 import torch
 
 from openllm.config.model import LoadOptions
-from openllm.errors import ConfigurationError, EngineStartError, OutOfMemoryError, UnsupportedError
+from openllm.errors import ConfigurationError, EngineStartError, OpenLLMError, OutOfMemoryError
 
 logger = logging.getLogger("openllm.engines.torch")
 
-RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "rwkv", "ssm")
+RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "rwkv", "ssm", "hybrid")
 
 
 class LoadedModel(NamedTuple):
@@ -54,10 +54,13 @@ def load_model(path: str, options: LoadOptions) -> LoadedModel:
             config=config,
             dtype=dtype,
             use_safetensors=True,
+            **_attention(config),
             **_placement(path, device),
             **trust,
         )
         tokenizer = AutoTokenizer.from_pretrained(path, **trust)
+    except OpenLLMError:
+        raise
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(f"{path} does not fit the memory of {device}: {error}") from error
     except (ValueError, OSError, KeyError, ImportError, RuntimeError) as error:
@@ -154,11 +157,16 @@ def _check_layers(config: Any) -> None:
     kinds = set(getattr(text, "layer_types", None) or ())
     recurrent = sorted(kind for kind in kinds if any(word in kind for word in RECURRENT))
     if recurrent:
-        raise UnsupportedError(
+        raise EngineStartError(
             f"architecture {(config.architectures or ['?'])[0]} has layers of the kind"
-            f" {', '.join(recurrent)}, which the torch engine does not batch; use --backend vllm",
-            param="backend",
+            f" {', '.join(recurrent)}, which the torch engine does not batch; use --backend vllm"
         )
+
+
+def _attention(config: Any) -> dict[str, str]:
+    """Keep to the plain attention where the faster one would leave out a part of the model."""
+    capped = getattr(config.get_text_config(), "attn_logit_softcapping", None)
+    return {"attn_implementation": "eager"} if capped else {}
 
 
 def _model_class(config: Any) -> Any:

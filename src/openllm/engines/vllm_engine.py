@@ -21,6 +21,7 @@ import asyncio
 import gc
 import logging
 import time
+import warnings
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -29,7 +30,6 @@ from openllm.config.model import LoadOptions
 from openllm.engines.vllm_logs import LogPipe
 from openllm.engines.vllm_request import (
     prompt_ids,
-    room,
     token_id,
     token_limit,
 )
@@ -121,7 +121,7 @@ class VLLMEngine:
         session = self._ready()
         params = request.params
         ids = await self._prompt_ids(session, request.prompt)
-        limit = token_limit(params, room(ids, session.model))
+        limit = token_limit(params, ids, session.model)
         structure = None
         if params.json_schema is not None or params.grammar is not None:
             structure = await asyncio.to_thread(session.structures.arguments, params)
@@ -186,7 +186,9 @@ class VLLMEngine:
             await asyncio.to_thread(session.client.shutdown, CLOSE_SECONDS)
             del session
             gc.unfreeze()
-            gc.collect()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # vLLM leaves a socket context to be collected.
+                gc.collect()
         if self._logs is not None:
             self._logs.close()
 

@@ -207,6 +207,7 @@ def _computes_in_engine(arguments: Mapping[str, Any], config: Any) -> bool:
 
 def _of_children(options: LoadOptions, config: Any, logs: LogPipe) -> dict[str, str]:
     """Return the variables that vLLM's processes have beside ours."""
+    from vllm import envs
     from vllm.platforms import current_platform
 
     found = {}
@@ -217,6 +218,8 @@ def _of_children(options: LoadOptions, config: Any, logs: LogPipe) -> dict[str, 
     if config.parallel_config.distributed_executor_backend == "uni":
         found["OMP_NUM_THREADS"] = str(threads_of(options))
         found["TMPDIR"] = logs.folder
+        compiled = os.path.join(envs.VLLM_CACHE_ROOT, "torchinductor")
+        found["TORCHINDUCTOR_CACHE_DIR"] = os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled)
     elif options.threads is not None and BIND not in os.environ:
         cores = sorted(os.sched_getaffinity(0))[: options.threads]
         found[BIND] = ",".join(map(str, cores))

@@ -48,7 +48,7 @@ class LogPipe:
     """
 
     def __init__(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix="openllm-vllm-")
+        self.folder = tempfile.mkdtemp(prefix=f"openllm-{os.getpid()}-")  # As runners name theirs: swept by them.
         path = os.path.join(self.folder, "log.pipe")
         os.mkfifo(path, 0o600)
         self._pipe = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # As a writer it never sees an end.

@@ -3,18 +3,17 @@
 vLLM checks values in our process and once more where it decodes them in its own, where what
 fails ends it for all: every value must be known to be good before it is handed over.
 
-Presence and frequency penalties count the output, repetition penalty prompt and output. The first
-two and the temperature reach as far as vLLM takes them, from -2 to 2 and from 0 to 2.
+Presence and frequency penalties count the output, repetition penalty prompt and output.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from openllm.engines.param_ranges import check_ranges
 from openllm.engines.vllm_arguments import MAX_LOGPROBS
 from openllm.errors import ContextLengthError, InvalidRequestError
 from openllm.types import Prompt, SamplingParams
@@ -23,6 +22,15 @@ if TYPE_CHECKING:
     from openllm.engines.hf_tokens import TokenTable
 
 SEED_RANGE = 2**63
+LIMITS = {
+    "n": (1, 1024),
+    "temperature": (0.0, 2.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+    "repetition_penalty": (0.01, 100.0),
+    "logprobs": (0, MAX_LOGPROBS),
+}
+"""Values that vLLM takes, where those are fewer than others do."""
 LEAST_TEMPERATURE = 0.01
 """vLLM raises lower ones to it, with a warning each; 0 is greedy."""
 
@@ -57,28 +65,24 @@ def prompt_ids(
     Raises:
         InvalidRequestError: The prompt is empty, or holds an id that is no token.
     """
-    if not isinstance(prompt, str):
-        for piece in prompt:
-            if not isinstance(piece, str):
-                token_id(piece, model, param)
     ids = model.table.prompt_ids(prompt, closed=closed)
     if not ids:
         raise InvalidRequestError(f"{param} is empty; give at least one token", param=param)
-    for each in ids:  # A tokenizer may know more tokens than the model.
-        token_id(each, model, param)
+    for extreme in (min(ids), max(ids)):  # A tokenizer, too, may know more tokens than the model.
+        token_id(extreme, model, param)
     return ids
 
 
-def room(ids: Sequence[int], model: LoadedModel) -> int:
-    """Return how many tokens fit the context behind a prompt; raises `ContextLengthError` for 0."""
-    left = model.context - len(ids)
-    if left < 1:
+def token_limit(params: SamplingParams, ids: Sequence[int], model: LoadedModel) -> int:
+    """Return how many tokens may be made behind a prompt; raises `ContextLengthError` for none."""
+    room = model.context - len(ids)
+    if room < 1:
         raise ContextLengthError(
             f"the prompt has {len(ids)} tokens; the context of model {model.name!r} holds "
             f"{model.context}, so send at most {model.context - 1}",
             param="prompt",
         )
-    return left
+    return room if params.max_tokens is None else min(params.max_tokens, room)
 
 
 def token_id(value: int, model: LoadedModel, param: str) -> int:
@@ -98,36 +102,32 @@ def sampling_arguments(params: SamplingParams, model: LoadedModel, limit: int) -
     Args:
         params: What was asked for.
         model: The model.
-        limit: Most tokens to make, from `token_limit`.
+        limit: Most tokens to make, at most what the context holds.
 
     Raises:
         InvalidRequestError: A value is out of range; `param` names it.
     """
-    if not all(params.stop):
-        raise InvalidRequestError("stop holds an empty string; leave it out", param="stop")
-    _check("n", params.n, 1, math.inf)
+    check_ranges(params)
+    for name, (low, high) in LIMITS.items():
+        value = getattr(params, name)
+        if value is not None and not low <= value <= high:
+            raise InvalidRequestError(
+                f"{name}={value} is beyond what vLLM takes, {low} to {high}", param=name
+            )
     arguments: dict[str, Any] = {
         "max_tokens": limit,
         "ignore_eos": params.ignore_eos,
         "stop_token_ids": [token_id(e, model, "stop_token_ids") for e in params.stop_token_ids],
+        "logit_bias": {token_id(e, model, "logit_bias"): b for e, b in params.logit_bias.items()},
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "repetition_penalty": params.repetition_penalty,
         "detokenize": False,
         "skip_clone": True,
     }
     if params.logprobs is not None:
-        _check("logprobs", params.logprobs, 0, MAX_LOGPROBS)
         arguments["logprobs"] = min(params.logprobs, model.vocabulary)
-    return arguments | _distribution(params, model) | _penalties(params) | _bias(params, model)
-
-
-def token_limit(params: SamplingParams, left: int) -> int:
-    """Return how many tokens may be made where `left` fit the context."""
-    if params.max_tokens is None:
-        return left
-    if params.max_tokens < 1:
-        raise InvalidRequestError(
-            f"max_tokens is {params.max_tokens}; it must be at least 1", param="max_tokens"
-        )
-    return min(params.max_tokens, left)
+    return arguments | _distribution(params, model)
 
 
 def seed_of(params: SamplingParams, index: int) -> int | None:
@@ -136,10 +136,6 @@ def seed_of(params: SamplingParams, index: int) -> int | None:
 
 
 def _distribution(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
-    _check("temperature", params.temperature, 0.0, 2.0)
-    _check("top_k", params.top_k, 0, math.inf)
-    _check("top_p", params.top_p, 0.0, 1.0)
-    _check("min_p", params.min_p, 0.0, 1.0)
     if params.temperature == 0:
         return {"temperature": 0.0}
     if params.top_p == 0:  # Of no probability there is still the likeliest token.
@@ -150,27 +146,3 @@ def _distribution(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
         "top_p": params.top_p,
         "min_p": params.min_p,
     }
-
-
-def _penalties(params: SamplingParams) -> dict[str, Any]:
-    _check("presence_penalty", params.presence_penalty, -2.0, 2.0)
-    _check("frequency_penalty", params.frequency_penalty, -2.0, 2.0)
-    _check("repetition_penalty", params.repetition_penalty, 0.01, 100.0)
-    return {
-        "presence_penalty": params.presence_penalty,
-        "frequency_penalty": params.frequency_penalty,
-        "repetition_penalty": params.repetition_penalty,
-    }
-
-
-def _bias(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
-    for each, bias in params.logit_bias.items():
-        token_id(each, model, "logit_bias")
-        _check("logit_bias", bias, -100.0, 100.0)
-    return {"logit_bias": dict(params.logit_bias)} if params.logit_bias else {}
-
-
-def _check(name: str, value: float, low: float, high: float) -> None:
-    if not low <= value <= high:  # NaN is in no range.
-        limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
-        raise InvalidRequestError(f"{name} is {value}; it must be {limits}", param=name)

@@ -8,6 +8,7 @@ white space between its parts: free white space has no end.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
@@ -86,7 +87,7 @@ class Structures:
                 if not matcher.is_error():
                     return form
             reason = matcher.get_error() or warnings[0]
-        raise _refused(kind, reason.partition("\n")[0][:200])
+        raise _refused(kind, _reason(reason))
 
     def _native_tokenizer(self) -> Any:
         if self._native is None:
@@ -132,6 +133,16 @@ def _children(part: Any) -> list[Any]:
                 raise _refused("json_schema", f"{name} is {count}; it must be at most {limit}")
         part = list(part.values())
     return [child for child in part if isinstance(child, (dict, list))]
+
+
+def _reason(message: str) -> str:
+    """Return what llguidance says, in one line, with keywords by their names."""
+    if keys := re.match(r"Unimplemented keys: \[(.*)\]", message):
+        return f"it uses {keys[1]}, which cannot be followed; remove what is named"
+    if message.startswith("NoExtension"):
+        return "no text satisfies it"
+    line = message.partition("\n")[0][:200]
+    return line.replace("min/maxProperties", "minProperties and maxProperties are")
 
 
 def _refused(kind: str, reason: str) -> InvalidRequestError:

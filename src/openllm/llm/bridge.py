@@ -113,7 +113,14 @@ class Bridge:
         return await asyncio.wrap_future(self._submit(work))
 
     def sync_call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run `work` over there; blocks this thread."""
+        """Run `work` over there; blocks this thread.
+
+        Raises:
+            RuntimeError: This thread is the bridge's own, and would wait for itself.
+        """
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("a sync call on the engines' own thread would wait for itself")
         future = self._submit(work)
         try:
             return future.result()

@@ -8,6 +8,7 @@ from openllm.config.model import LoadOptions
 from openllm.engines import ENGINES, check_installed, engine_name
 from openllm.engines.vllm_presence import unfit
 from openllm.errors import ConfigurationError
+from openllm.models.families import why_not
 from openllm.models.folder import read_folder
 from openllm.types import LocalModel
 
@@ -32,8 +33,19 @@ def choose_engine(model: LocalModel, options: LoadOptions) -> EngineChoice:
         trust = options.trust_remote_code
         architecture = read_folder(model.path, trust_remote_code=trust).architecture
     choice = _asked(model, options.backend) if options.backend else _fitting(model, architecture)
+    if architecture and not options.trust_remote_code:
+        _check_architecture(model, architecture, choice.name)
     check_installed(choice.name)
     return choice
+
+
+def _check_architecture(model: LocalModel, architecture: str, engine: str) -> None:
+    """Refuse what the engine is known not to run; of vLLM, the installed version knows better."""
+    if engine == "vllm" and unfit(architecture) is None:
+        return
+    reason = why_not(architecture, engine)
+    if reason is not None:
+        raise ConfigurationError(f"{model.name!r} cannot run: {reason}", param="backend")
 
 
 def _asked(model: LocalModel, backend: str) -> EngineChoice:

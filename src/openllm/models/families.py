@@ -21,7 +21,7 @@ FamilyEngine = Literal["torch", "vllm"]
 Obstacle = Literal["remote_code", "recurrent", "image_only", "encoder_decoder"]
 
 _BACKENDS: dict[FamilyEngine, Backend] = {"torch": "pt", "vllm": "vllm"}
-_LIBRARIES: dict[FamilyEngine, str] = {"torch": "transformers", "vllm": "vLLM"}
+_LIBRARIES: dict[str, str] = {"torch": "transformers", "vllm": "vLLM"}
 _OBSTACLES: dict[Obstacle, str] = {
     "remote_code": "transformers has no class of that name, its code came with the model's files",
     "recurrent": "its layers keep a running state, which this engine does not batch",
@@ -127,7 +127,7 @@ def support_of(architecture: str) -> Support | None:
     return _index().supports.get(architecture)
 
 
-def why_not(architecture: str, engine: FamilyEngine) -> str | None:
+def why_not(architecture: str, engine: str) -> str | None:
     """Explain why `engine`, "torch" or "vllm", does not run `architecture`, and what to do.
 
     Returns:
@@ -139,7 +139,7 @@ def why_not(architecture: str, engine: FamilyEngine) -> str | None:
     return " ".join(_sentences(architecture, engine, support))
 
 
-def _sentences(architecture: str, engine: FamilyEngine, support: Support) -> Iterator[str]:
+def _sentences(architecture: str, engine: str, support: Support) -> Iterator[str]:
     library = _LIBRARIES[engine]
     if engine in support.why:
         obstacle = _OBSTACLES[support.why[engine]]

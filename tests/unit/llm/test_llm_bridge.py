@@ -230,6 +230,17 @@ def test_nothing_is_left_of_hundreds_of_requests(make_llm: MakeLLM) -> None:
 
 
 @pytest.mark.anyio
+async def test_a_sync_call_where_engines_work_is_refused(make_llm: MakeLLM) -> None:
+    llm = make_llm()
+
+    async def ask() -> None:
+        llm.sync_generate("hi")
+
+    with pytest.raises(RuntimeError, match="would wait for itself"):
+        await the_bridge().call(ask())
+
+
+@pytest.mark.anyio
 async def test_a_reader_that_lags_holds_the_stream_back() -> None:
     made = 0
 

@@ -82,6 +82,7 @@ async def test_leaving_a_runners_stream_ends_its_work(make_llm: MakeLLM) -> None
 async def test_a_service_answers_with_the_llm_and_its_runner(make_llm: MakeLLM) -> None:
     llm = make_llm({"default": {"reply": "You said {user}."}})
     service = legacy_service(llm.runner)
+
     async def chat(text: str) -> str:  # B22: the document's example returns nothing.
         return (await llm.generate(text)).outputs[0].text
 
