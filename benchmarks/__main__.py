@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -55,6 +56,7 @@ def _benchmarks(rounds: int, threads: int) -> dict[str, Callable[[], Result]]:
 @click.option("--threads", type=click.IntRange(1, 1024), default=2, help="Threads of each engine.")
 def main(which: str, out: Path, rounds: int, threads: int) -> None:
     """Run one benchmark or a group; write one JSON file each. Exit 1 if a goal is missed."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # So that the servers are stopped.
     console = Console()
     benchmarks = _benchmarks(rounds, threads)
     met = True

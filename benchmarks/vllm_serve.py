@@ -40,19 +40,15 @@ CACHE_GIB = {"VLLM_CPU_KVCACHE_SPACE": "2"}
 def run(rounds: int = 5, threads: int = 2, output: int = 128) -> Result:
     """Measure both routes, streamed, at each of `LEVELS`.
 
-    `vllm serve` comes twice: as it is, with one core kept free of computing, and with the threads
-    and the single engine process that our engine chooses.
+    `vllm serve` comes twice: as it is, when on a CPU it keeps one core free of computing, and with
+    as many threads as our engine, which wait in the same way.
     """
     folder = make_checkpoint()
     options = ("--max-concurrency", str(CONCURRENCY), "--threads", str(threads), "--no-embeddings")
     peers = {
         "vllm serve": vllm_server(folder, CONCURRENCY, env=CACHE_GIB),
         f"vllm serve, {threads} threads": vllm_server(
-            folder,
-            CONCURRENCY,
-            "--distributed-executor-backend",
-            "uni",
-            env={**CACHE_GIB, "OMP_NUM_THREADS": str(threads), "GOMP_SPINCOUNT": "2000"},
+            folder, CONCURRENCY, env=CACHE_GIB | _unbound(threads)
         ),
     }
     runs: list[Run] = []
@@ -90,6 +86,14 @@ def _goals(run: Run) -> list[Goal]:
         ),
         Goal(f"TTFT p50, ours / {name}", ttft_ratio(run), MOST_WAIT_RATIO),
     ]
+
+
+def _unbound(threads: int) -> dict[str, str]:
+    return {
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads),
+        "GOMP_SPINCOUNT": "2000",
+    }
 
 
 def _name(run: Run) -> str:

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.contract.subject import SUBJECTS, Subject
+from tests.contract.subject import EMBEDDERS, SUBJECTS, Subject
 
 
 @pytest.fixture(scope="session")
@@ -12,10 +12,20 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture(scope="module")
+async def embedder(
+    request: pytest.FixtureRequest, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Subject]:
+    """Every engine in turn, so that it embeds."""
+    async with EMBEDDERS[request.param](tmp_path_factory.mktemp("embedder")) as subject:
+        yield subject
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "subject" in metafunc.fixturenames:
-        names = metafunc.config.getoption("--engines").split(",")
-        metafunc.parametrize("subject", names, indirect=True, scope="session")
+    for fixture, scope in (("subject", "session"), ("embedder", "module")):
+        if fixture in metafunc.fixturenames:
+            names = metafunc.config.getoption("--engines").split(",")
+            metafunc.parametrize(fixture, names, indirect=True, scope=scope)
 
 
 @pytest.fixture(scope="session")

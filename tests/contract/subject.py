@@ -81,6 +81,7 @@ class Subject:
         dice: A prompt whose continuation is not certain, so that sampling can be seen.
         busy: Sequences that the engine works on or has waiting.
         polyglot: A request that is answered in characters of several tokens each.
+        cache_block: Tokens of a prompt are reused by whole blocks of so many.
         reports_split_tokens: Whether tokens that end inside a character are reported, too.
     """
 
@@ -89,6 +90,7 @@ class Subject:
     busy: Callable[[], int]
     polyglot: dict[str, Any]
     reports_split_tokens: bool = True
+    cache_block: int = 1
 
     @property
     def context_length(self) -> int:
@@ -183,12 +185,34 @@ async def torch(_folder: Path) -> AsyncIterator[Subject]:
         yield Subject(engine, "The", lambda: engine.active, POLYGLOT)
 
 
+@asynccontextmanager
+async def vllm(_folder: Path) -> AsyncIterator[Subject]:
+    """The same model on vLLM."""
+    model = LocalModel(name="demo", path=str(DEMO_FOLDER), format="safetensors")
+    block = ("block_size=32",)  # As small as vLLM has them on a CPU.
+    options = {"dtype": "float32", "enforce_eager": True, "engine_arg": block}
+    async with started("vllm", model, **options) as engine:
+        yield Subject(engine, "The", lambda: engine.active, POLYGLOT, cache_block=32)
+
+
+@asynccontextmanager
+async def vllm_pooling(_folder: Path) -> AsyncIterator[Subject]:
+    """The same model, loaded by vLLM to embed."""
+    model = LocalModel(name="demo", path=str(DEMO_FOLDER), format="safetensors")
+    options = {"dtype": "float32", "enforce_eager": True, "engine_arg": ("runner=pooling",)}
+    async with started("vllm", model, **options) as engine:
+        yield Subject(engine, "The", lambda: engine.active, POLYGLOT)
+
+
 SUBJECTS: dict[str, Callable[[Path], AbstractAsyncContextManager[Subject]]] = {
     "scripted": scripted,
     "llamacpp": llamacpp,
     "demo": demo,
     "torch": torch,
+    "vllm": vllm,
 }
+EMBEDDERS = SUBJECTS | {"vllm": vllm_pooling}
+"""vLLM generates or embeds, never both with one loading."""
 
 
 def write_random_llama(path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from openllm.errors import UnsupportedError
+from openllm.types import Prompt
 from tests.contract.subject import PROMPTS, Subject
 
 pytestmark = pytest.mark.anyio
@@ -68,11 +71,33 @@ async def test_a_bias_forces_and_bans(subject: Subject) -> None:
 async def test_a_penalty_undoes_a_bias_once_the_token_has_appeared(
     subject: Subject, name: str
 ) -> None:
-    (letter,) = await subject.engine.tokenize("Q", special=False)
-    params = {"logit_bias": {letter: 100.0}, name: 100.0}
-    answer = await subject.greedy(subject.dice, 8, **params)
-    assert answer.token_ids[0] == letter
-    assert letter not in answer.token_ids[1:]
+    prompt, letter, bias = await biased(subject)
+    params: dict[str, Any] = {"logit_bias": {letter: bias}}
+    free = await subject.greedy(prompt, 2, **params)
+    assert free.token_ids == [letter, letter]
+    held = await subject.greedy(prompt, 2, **params, **{name: 2.0})
+    assert held.token_ids[0] == letter
+    assert held.token_ids[1:] != [letter]
+
+
+async def biased(subject: Subject) -> tuple[str, int, float]:
+    """Return a prompt, a token, and a bias that just makes it follow, and follow itself."""
+    for text in "QZJX":
+        (letter,) = await subject.engine.tokenize(text, special=False)
+        for prompt in PROMPTS:
+            first = await behind(subject, prompt, letter)
+            second = await behind(subject, (prompt, letter), letter)
+            if second + 1.0 > first + 0.1:
+                return prompt, letter, second + 1.0
+    raise AssertionError("no prompt will do")
+
+
+async def behind(subject: Subject, prompt: Prompt, token_id: int) -> float:
+    """Return by how much a token is less likely than the likeliest, as a difference of logits."""
+    forced = await subject.greedy(prompt, 1, logprobs=1, logit_bias={token_id: 100.0})
+    (made,) = forced.logprobs
+    assert made.token_id == token_id
+    return made.top[0].logprob - made.logprob
 
 
 @pytest.mark.reliability("C-23")

@@ -36,13 +36,15 @@ async def test_the_end_of_text_token_stops_and_is_not_shown(subject: Subject) ->
 
 @pytest.mark.reliability("C-08")
 async def test_a_conversations_next_turn_reuses_its_prompt(subject: Subject) -> None:
-    first = "<|im_start|>user\nThis is long enough to be worth keeping.<|im_end|>\n"
+    said = "This is long enough to be worth keeping. " * 6
+    first = f"<|im_start|>user\n{said}<|im_end|>\n"
     opening = await subject.greedy(first + "<|im_start|>assistant\n", 4)
     other = await subject.greedy("Nothing of the kind, a prompt of its own.", 4)
     following = await subject.greedy(
         first + "<|im_start|>assistant\n<|im_end|>\n<|im_start|>user\nGo on.<|im_end|>\n", 4
     )
-    assert following.usage.cached_tokens >= opening.usage.prompt_tokens - 1
+    kept = opening.usage.prompt_tokens - 1
+    assert following.usage.cached_tokens >= kept - kept % subject.cache_block
     assert other.usage.cached_tokens <= 1
 
 

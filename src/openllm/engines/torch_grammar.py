@@ -8,8 +8,12 @@ request comes; it looks at nothing for longer than its own limits allow.
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -26,6 +30,11 @@ LARGEST = {"minItems": 1000, "maxItems": 10_000}
 """Every item that is due costs time at each step, every item memory: a billion takes all."""
 MAX_JOINED = 8
 """Patterns in a schema that joins schemas: each doubles what llguidance looks at to join them."""
+MAX_MULTIPLE = 99_999
+"""Digits of a `multipleOf`, as one number: llguidance makes a state for each remainder."""
+STACK = 256 << 20
+"""Bytes of stack for compiling, of address space alone: rules nested by the thousand overflow
+what threads commonly have, which would end the process."""
 REMEMBERED = 16
 """Grammars kept compiled, for the sequences of a request and for the next request."""
 
@@ -34,6 +43,7 @@ _JOINING = frozenset(("$ref", "anyOf", "oneOf"))
 _ALONE = frozenset(
     ("type", "title", "description", "default", "examples", "$comment", "$defs", "definitions")
 )
+_STACK_LOCK = threading.Lock()
 _Kind = Literal["json_schema", "grammar"]
 
 
@@ -121,7 +131,7 @@ class GrammarCompiler:
         """
         ends = list(eos_ids)
         if not getattr(tokenizer, "is_fast", False) or not ends:
-            lacks = "an end token" if not ends else "a tokenizer.json"
+            lacks = "tokenizer.json" if ends else "end token"
             raise _unsupported(f"this model has no {lacks}")
         try:
             from llguidance import LLExecutor
@@ -132,7 +142,7 @@ class GrammarCompiler:
         self._tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=ends)
         self.vocab_size = vocab_size
         self._executor = LLExecutor()
-        self._compiled = lru_cache(REMEMBERED)(self._compile)
+        self._compiled = lru_cache(REMEMBERED)(lambda *grammar: _deep(self._compile, *grammar))
 
     def compile(self, params: SamplingParams) -> GrammarMatcher | None:
         """Return a matcher for one sequence, None if its text is free; may take a second.
@@ -176,6 +186,25 @@ class GrammarCompiler:
         raise InvalidRequestError(f"the {name} cannot be followed: {reason}", param=kind)
 
 
+def _deep(work: Callable[..., Any], *args: Any) -> Any:
+    """Return `work(*args)`, done in a thread with a deep stack."""
+    done: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work(*args))
+        except Exception as error:
+            done.set_exception(error)
+
+    with _STACK_LOCK:
+        before = threading.stack_size(STACK)
+        try:
+            threading.Thread(target=run, name="grammar", daemon=True).start()
+        finally:
+            threading.stack_size(before)
+    return done.result()
+
+
 def _unsupported(reason: str) -> UnsupportedError:
     return UnsupportedError(
         f"{reason}, so its text cannot be held to a schema or grammar", param="json_schema"
@@ -192,12 +221,7 @@ def _checked(schema: dict[str, Any]) -> str:
             count = part.get(name)
             if isinstance(count, (int, float)) and count > limit:
                 raise _refused(f"{name} is {count}; it must be at most {limit}")
-    patterns = sum(map(_patterns, objects))
-    if patterns > MAX_JOINED and any(map(_joins, objects)):
-        raise _refused(
-            f"it has {patterns} patterns and formats, and joins schemas by allOf, or by $ref or "
-            f"anyOf beside other keywords; have at most {MAX_JOINED}, or join none"
-        )
+    _check_costs(objects)
     try:
         text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
         size = len(text.encode())
@@ -206,6 +230,28 @@ def _checked(schema: dict[str, Any]) -> str:
     if size > MAX_SCHEMA_BYTES:
         raise _refused(f"it has {size} bytes; the limit is {MAX_SCHEMA_BYTES}")
     return text
+
+
+def _check_costs(objects: list[dict[str, Any]]) -> None:
+    """Refuse what llguidance would work at beyond its limits: it joins patterns and multiples."""
+    joins = any(map(_joins, objects))
+    patterns = sum(map(_patterns, objects))
+    if joins and patterns > MAX_JOINED:
+        raise _refused(
+            f"it has {patterns} patterns and formats, and joins schemas by allOf, or by $ref or "
+            f"anyOf beside other keywords; have at most {MAX_JOINED}, or join none"
+        )
+    multiples = [_digits(part["multipleOf"]) for part in objects if "multipleOf" in part]
+    largest = math.lcm(*multiples) if joins else max(multiples, default=0)
+    if largest > MAX_MULTIPLE:
+        raise _refused(f"multipleOf comes to {largest}; without its point it must have 5 digits")
+
+
+def _digits(multiple: Any) -> int:
+    """Return a number's digits as one number: 25 for 2500 and for 0.025."""
+    if not isinstance(multiple, (int, float)) or not math.isfinite(multiple):
+        return 0
+    return int("".join(map(str, Decimal(repr(float(multiple))).normalize().as_tuple().digits)))
 
 
 def _objects(schema: dict[str, Any]) -> list[dict[str, Any]]:

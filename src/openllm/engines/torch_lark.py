@@ -9,11 +9,14 @@ what the GBNF means. The first costs microseconds a token, the second millisecon
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from openllm.engines.torch_gbnf import Chars, Choice, Node, Repeat, Rule, names, parse, parts
 
 MAX_PATTERN = 256 << 10
 """Characters of the one word that a grammar may become, its repetitions written out."""
+MAX_NESTING = 200
+"""Rules and parentheses within each other in that word: llguidance recurs into them."""
 
 
 def to_lark(gbnf: str) -> list[str]:
@@ -30,10 +33,17 @@ def to_lark(gbnf: str) -> list[str]:
     return forms
 
 
+class _Written(NamedTuple):
+    """A rule as a regular expression: its length with repetitions written out, and its nesting."""
+
+    pattern: str
+    weight: int
+    nesting: int
+
+
 def _as_pattern(rules: Mapping[str, Node]) -> str | None:
-    """Return the whole grammar as a regular expression; None if it recurs or grows too long."""
-    done: dict[str, str] = {}
-    weights: dict[str, int] = {}
+    """Return the whole grammar as a regular expression; None if it recurs or grows too large."""
+    done: dict[str, _Written] = {}
     missing = {name: set(names(node)) for name, node in rules.items()}
     users: dict[str, list[str]] = {name: [] for name in rules}
     for name, needed in missing.items():
@@ -42,25 +52,29 @@ def _as_pattern(rules: Mapping[str, Node]) -> str | None:
     ready = [name for name, needed in missing.items() if not needed]
     while ready and "root" not in done:
         name = ready.pop()
-        weights[name] = _weight(rules[name], weights)
-        if weights[name] > MAX_PATTERN:
+        weight, nesting = _size(rules[name], done)
+        if weight > MAX_PATTERN or nesting > MAX_NESTING:
             return None
-        done[name] = _write(rules[name], "{}", "", "|", "(?:{})", done.__getitem__)
+        pattern = _write(rules[name], "{}", "", "|", "(?:{})", lambda each: done[each].pattern)
+        done[name] = _Written(pattern, weight, nesting)
         for user in users[name]:
             missing[user].discard(name)
             if not missing[user]:
                 ready.append(user)
-    return done.get("root")
+    return done["root"].pattern if "root" in done else None
 
 
-def _weight(node: Node, done: Mapping[str, int]) -> int:
-    """Return how long the node is with every repetition written out."""
+def _size(node: Node, done: Mapping[str, _Written]) -> tuple[int, int]:
+    """Return the weight and the nesting of a node."""
     if isinstance(node, Chars):
-        return len(node.pattern)
+        return len(node.pattern), 1
     if isinstance(node, Rule):
-        return done[node.name]
-    weight = 16 + sum(_weight(part, done) for part in parts(node))
-    return weight * max(1, node.least, node.most or 0) if isinstance(node, Repeat) else weight
+        return done[node.name].weight, done[node.name].nesting + 1
+    sizes = [_size(part, done) for part in parts(node)]
+    weight = 16 + sum(size for size, _ in sizes)
+    if isinstance(node, Repeat):
+        weight *= max(1, node.least, node.most or 0)
+    return weight, 1 + max((nesting for _, nesting in sizes), default=0)
 
 
 def _in_characters(rules: Mapping[str, Node]) -> str:

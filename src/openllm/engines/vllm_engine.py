@@ -55,7 +55,6 @@ logger = logging.getLogger("openllm.engines.vllm")
 LONG_TEXT = 20_000
 """Characters from which on tokenizing is done in a thread: it would hold the event loop."""
 HEALTH_SECONDS = 30.0  # vLLM answers between two steps, and a step may read a long prompt.
-CLOSE_SECONDS = 2.0
 
 
 class VLLMEngine:
@@ -181,9 +180,7 @@ class VLLMEngine:
         """Stop all work and end vLLM's processes; safe to call twice."""
         session, self._session = self._session, None
         if session is not None:
-            if session.client.output_handler is not None:
-                session.client.output_handler.cancel()  # Else it reports the end as a failure.
-            await asyncio.to_thread(session.client.shutdown, CLOSE_SECONDS)
+            await session.close()
             del session
             gc.unfreeze()
             with warnings.catch_warnings():

@@ -8,6 +8,7 @@ processes.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import warnings
@@ -30,6 +31,8 @@ from openllm.types import LocalModel
 
 if TYPE_CHECKING:
     from openllm.engines.vllm_session import Session
+
+logger = logging.getLogger("openllm.engines.vllm")
 
 QUIET = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -99,7 +102,7 @@ def load(model: LocalModel, options: LoadOptions, logs: LogPipe) -> Session:
                 client = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
         except Exception as error:
             logs.close()  # All that was logged is read then.
-            raise start_error(error, logs.first_error, model) from error
+            raise start_error(error, logs.first_error, model, options.engine_arg) from error
     try:
         return Session(client, model.name)
     except BaseException:
@@ -163,41 +166,52 @@ def _configure(model: LocalModel, options: LoadOptions) -> Any:
     from vllm.platforms import current_platform
 
     arguments = engine_arguments(model, options, set(Arguments.__dataclass_fields__))
+    if arguments.get("max_model_len") == options.context_length is not None:
+        free = {name: value for name, value in arguments.items() if name != "max_model_len"}
+        arguments["max_model_len"] = _context(
+            model, options.context_length, Arguments(**free).create_model_config().max_model_len
+        )
     if not current_platform.is_cpu():
         arguments.setdefault("max_model_len", -1)  # As much of the model's as fits.
-        config = Arguments(**arguments).create_engine_config()
-        if options.kv_cache_tokens is not None:
-            config.cache_config.num_gpu_blocks_override = _blocks(options.kv_cache_tokens, config)
-        return config
     config = Arguments(**arguments).create_engine_config()
-    if config.model_config.runner_type == "generate" and not _sized(arguments, config):
+    if current_platform.is_cpu() and not _sized(arguments, config):
         plan = plan_kv_cache(
             model, config, free_bytes(), options.context_length, options.kv_cache_tokens
         )
         if plan.context < config.model_config.max_model_len:
-            config = Arguments(**arguments | {"max_model_len": plan.context}).create_engine_config()
+            arguments["max_model_len"] = plan.context
+            config = Arguments(**arguments).create_engine_config()
         config.cache_config.kv_cache_memory_bytes = plan.size
-        if options.kv_cache_tokens is not None:
-            config.cache_config.num_gpu_blocks_override = _blocks(plan.tokens, config)
+    if options.kv_cache_tokens is not None:
+        block = int(config.cache_config.block_size or 16)  # vLLM keeps one for itself.
+        config.cache_config.num_gpu_blocks_override = -(-options.kv_cache_tokens // block) + 1
     if _computes_in_engine(arguments, config):
         config.parallel_config.distributed_executor_backend = "uni"
     return config
 
 
+def _context(model: LocalModel, asked: int, limit: int) -> int:
+    if asked > limit:
+        logger.warning(
+            "context_length %d is more than the %d that model %s was made for; using %d",
+            asked, limit, model.name, limit,
+        )  # fmt: skip
+    return min(asked, limit)
+
+
 def _sized(arguments: Mapping[str, Any], config: Any) -> bool:
-    sized = config.cache_config.kv_cache_memory_bytes is not None  # By vLLM's own variable.
-    return sized or not arguments.keys().isdisjoint(SIZING) or config.model_config.is_attention_free
-
-
-def _blocks(tokens: int, config: Any) -> int:
-    """Return the blocks that hold `tokens`, and the one that vLLM keeps for itself."""
-    return int(-(-tokens // int(config.cache_config.block_size or 16)) + 1)
+    """Whether the KV cache has its size already: by an engine argument, or a variable of vLLM's."""
+    set_by_variable = config.cache_config.kv_cache_memory_bytes is not None
+    return set_by_variable or not arguments.keys().isdisjoint(SIZING)
 
 
 def _computes_in_engine(arguments: Mapping[str, Any], config: Any) -> bool:
+    from vllm.platforms import current_platform
+
     parallel = config.parallel_config
     return (
-        parallel.world_size == 1
+        current_platform.is_cpu()
+        and parallel.world_size == 1
         and parallel.data_parallel_size == 1
         and arguments.get("distributed_executor_backend") is None
         and BIND not in os.environ
@@ -207,7 +221,6 @@ def _computes_in_engine(arguments: Mapping[str, Any], config: Any) -> bool:
 
 def _of_children(options: LoadOptions, config: Any, logs: LogPipe) -> dict[str, str]:
     """Return the variables that vLLM's processes have beside ours."""
-    from vllm import envs
     from vllm.platforms import current_platform
 
     found = {}
@@ -217,12 +230,9 @@ def _of_children(options: LoadOptions, config: Any, logs: LogPipe) -> dict[str, 
         return found
     if config.parallel_config.distributed_executor_backend == "uni":
         found["OMP_NUM_THREADS"] = str(threads_of(options))
+        found["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", SPINS)
         found["TMPDIR"] = logs.folder
-        compiled = os.path.join(envs.VLLM_CACHE_ROOT, "torchinductor")
-        found["TORCHINDUCTOR_CACHE_DIR"] = os.environ.get("TORCHINDUCTOR_CACHE_DIR", compiled)
     elif options.threads is not None and BIND not in os.environ:
         cores = sorted(os.sched_getaffinity(0))[: options.threads]
         found[BIND] = ",".join(map(str, cores))
-    if "GOMP_SPINCOUNT" not in os.environ:
-        found["GOMP_SPINCOUNT"] = SPINS
     return found

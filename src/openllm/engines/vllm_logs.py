@@ -33,7 +33,7 @@ PHASES = {
 
 HARMLESS = re.compile(
     "Triton is not installed|requires Triton|found in LD_PRELOAD|SSM cache type|Enforce eager"
-    "|Inductor compilation was disabled|OMP_NUM_THREADS|force killing remaining"
+    "|Inductor compilation was disabled|OMP_NUM_THREADS|Compiling model again|force killing"
 )
 """Warnings of what is meant to be so, or what cannot be helped."""
 
@@ -48,7 +48,9 @@ class LogPipe:
     """
 
     def __init__(self) -> None:
-        self.folder = tempfile.mkdtemp(prefix=f"openllm-{os.getpid()}-")  # As runners name theirs: swept by them.
+        self.folder = tempfile.mkdtemp(
+            prefix=f"openllm-{os.getpid()}-"
+        )  # As runners name theirs: swept by them.
         path = os.path.join(self.folder, "log.pipe")
         os.mkfifo(path, 0o600)
         self._pipe = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # As a writer it never sees an end.

@@ -31,7 +31,7 @@ class KVPlan(NamedTuple):
 
     Attributes:
         context: Tokens one sequence may have.
-        tokens: Tokens of all sequences that fit.
+        tokens: Tokens of all sequences that fit; 0 where that is no matter of tokens.
         size: Bytes they take.
     """
 
@@ -65,19 +65,22 @@ def plan_kv_cache(
                 param="kv_cache_tokens",
             )
         longest = asked
-    per_token = max(1, bytes_per_token(config))
-    block = int(config.cache_config.block_size or 16)
     left = free - weight_bytes(model.path) - WORKSPACE
     most = left if asked is not None else int(left * SHARE)
+    if config.model_config.has_inner_state:  # Its size hardly depends on the tokens.
+        return KVPlan(longest, 0, max(0, min(most, MOST_BYTES)))
+    per_token = max(1, bytes_per_token(config))
+    block = int(config.cache_config.block_size or 16)
     fitting = most // per_token - 2 * block  # vLLM keeps a block for itself.
     if fitting < longest and context is None and fitting >= block:
         logger.warning(
             "model %s: %d of its %d tokens of context fit the memory", model.name, fitting, longest
         )
         longest = fitting
-    wanted = asked or int(config.scheduler_config.max_num_seqs) * longest
-    if asked is None:
-        wanted = max(longest, min(wanted, MOST_BYTES // per_token, fitting))
+    wanted = asked
+    if wanted is None:
+        places = int(config.scheduler_config.max_num_seqs)
+        wanted = max(longest, min(places * longest, MOST_BYTES // per_token, fitting))
     size = (wanted + 2 * block) * per_token
     if size > most:
         raise _short(model, size - most, left, size, free)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import multiprocessing
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -17,8 +19,10 @@ from openllm.engines.vllm_errors import request_error
 from openllm.engines.vllm_request import LoadedModel, sampling_arguments, seed_of
 from openllm.engines.vllm_stream import SequenceStream, merge
 from openllm.engines.vllm_structure import Structures
-from openllm.errors import EngineStartError, OpenLLMError
+from openllm.errors import EngineStartError, EngineUnavailableError, OpenLLMError
 from openllm.types import CompletionChunk, GenerateRequest, SamplingParams
+
+CLOSE_SECONDS = 2.0
 
 
 class Session:
@@ -112,6 +116,16 @@ class Session:
             async with aclosing(self.generate(request, [0], 2, None)) as chunks:
                 async for _ in chunks:
                     pass
+
+    async def close(self) -> None:
+        """End all requests and vLLM's processes."""
+        stopped = EngineUnavailableError(f"model {self.model.name!r} was stopped")
+        self.client.output_processor.propagate_error(stopped)
+        if self.client.output_handler is not None:
+            self.client.output_handler.cancel()  # Else it would report the end as a failure.
+        await asyncio.sleep(0)  # The requests end now, while their sockets are there.
+        await asyncio.to_thread(self.client.shutdown, CLOSE_SECONDS)
+        multiprocessing.active_children()  # Those that ended are no zombies then.
 
     async def _sequence(
         self, request: GenerateRequest, ids: list[int], arguments: dict[str, Any], index: int

@@ -17,7 +17,7 @@ import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import aclosing, suppress
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -101,8 +101,7 @@ class Bridge:
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._tasks: dict[asyncio.Task[None], bool] = {}  # Streams; whether of the main thread.
-        self.at_exit: dict[object, Callable[[], Coroutine[Any, Any, None]]] = {}
-        """What still has to be done over there when the process ends, by whom it concerns."""
+        self._open: dict[object, Callable[[], Coroutine[Any, Any, None]]] = {}
         self._thread = threading.Thread(target=self._loop.run_forever, name="openllm", daemon=True)
         self._thread.start()
         atexit.register(self.stop)
@@ -131,6 +130,20 @@ class Bridge:
     def post(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start `work` over there and return at once; may be called from anywhere."""
         _tell(self._loop, lambda: self._start(work(), of_main=False))
+
+    def keep(self, who: object, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Have `close` called over there when the process ends, unless `who` is dropped before.
+
+        It is called before all that was registered with `atexit` until now, such as the end of the
+        child processes that an engine started.
+        """
+        self._open[who] = close
+        atexit.unregister(self.stop)
+        atexit.register(self.stop)
+
+    def drop(self, who: object) -> None:
+        """Forget what `keep` was told."""
+        self._open.pop(who, None)
 
     async def stream(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
         """Yield `items`, which are iterated over there, without blocking the caller's loop."""
@@ -214,10 +227,27 @@ class Bridge:
             self._loop.close()
 
     async def _clear(self) -> None:
+        self._loop.set_default_executor(_LateThreads())
         self._cancel(only_of_main=False)
-        await asyncio.gather(*(work() for work in self.at_exit.values()), return_exceptions=True)
+        await asyncio.gather(*(work() for work in self._open.values()), return_exceptions=True)
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+
+class _LateThreads(ThreadPoolExecutor):
+    """A thread for each call: pools start none any more when the process ends."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(fn(*args, **kwargs))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=run, name="openllm-exit").start()
+        return future
 
 
 def _resolve(waiter: asyncio.Future[None]) -> None:
@@ -236,8 +266,7 @@ def _before_threads_are_joined(function: Callable[[], None]) -> None:
     It waits for those of executors, in which an engine may be at work, before it calls the
     functions of `atexit`. The way in is not documented; without it only the exit takes longer.
     """
-    import concurrent.futures.thread  # noqa: F401  Registers its own; the last one is called first.
-
+    # `concurrent.futures.thread` registered its own when it was imported; the last is called first.
     register = getattr(threading, "_register_atexit", None)
     if register is not None:
         with suppress(RuntimeError):  # Python waits already.

@@ -49,13 +49,13 @@ class LazyEngine:
         if self._loading is None:
             self._process = os.getpid()
             self._loading = asyncio.create_task(self._load())
-            the_bridge().at_exit[self] = self.close
+            the_bridge().keep(self, self.close)
         return await asyncio.shield(self._loading)  # Others may wait when one is cancelled.
 
     async def close(self) -> None:
         """Free the memory; requests under way fail. Safe to call twice."""
         loading, self._loading = self._loading, None
-        the_bridge().at_exit.pop(self, None)
+        the_bridge().drop(self)
         if loading is None:
             return
         loading.cancel()
@@ -74,5 +74,7 @@ class LazyEngine:
         except BaseException:
             if self._loading is asyncio.current_task():
                 self._loading = None
+                the_bridge().drop(self)
             raise
+        the_bridge().keep(self, self.close)  # Again: to be closed before what loading started.
         return chat
