@@ -68,7 +68,7 @@ def test_model_and_tokenizer_are_those_of_transformers(folder: Path) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.spec("S1-38", "S1-32", "S1-30")
+@pytest.mark.spec("S1-38", "S1-30")
 async def test_greedy_is_what_transformers_generates(llm: openllm.LLM, folder: Path) -> None:
     answers = await asyncio.gather(
         *(llm.generate(prompt, temperature=0.0, max_new_tokens=12) for prompt in PROMPTS)
@@ -96,7 +96,6 @@ async def test_an_encoder_decoder_generates(t5: openllm.LLM) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.reliability("C-08")
 @pytest.mark.parametrize("name", ["llm", "t5"])
 async def test_prompt_tokens_are_those_the_engine_counts(
     name: str, request: pytest.FixtureRequest
@@ -109,7 +108,6 @@ async def test_prompt_tokens_are_those_the_engine_counts(
 
 @pytest.mark.anyio
 @pytest.mark.spec("S1-35")
-@pytest.mark.reliability("C-10")
 async def test_logprobs_are_those_of_the_model(llm: openllm.LLM) -> None:
     answer = await llm.generate(PROMPTS[0], max_new_tokens=6, logprobs=2, seed=1)  # B18
     (chunk,) = answer.outputs
@@ -150,7 +148,6 @@ async def test_inference_mode_stays_where_the_model_runs(llm: openllm.LLM) -> No
 
 @pytest.mark.anyio
 @pytest.mark.spec("S1-36")
-@pytest.mark.reliability("C-22")
 async def test_leaving_ends_the_work(llm: openllm.LLM) -> None:
     engine = (await llm._engine.bridge().call(llm._engine.get())).engine
     stream = llm.generate_iterator("hi", max_new_tokens=400, ignore_eos=True)  # B20
@@ -174,7 +171,6 @@ def test_from_pretrained_takes_objects_of_torch(folder: Path) -> None:
     assert llm.tag.startswith("pt-tiny-llama:")
 
 
-@pytest.mark.spec("S1-39")
 def test_the_bundled_folder_answers() -> None:
     with openllm.LLM(DEMO, **OPTIONS) as llm:
         question: Any = [{"role": "user", "content": "What is the capital of France?"}]

@@ -243,6 +243,7 @@ def test_white_space_between_the_parts_is_bounded(babbler: Babbler) -> None:
         ({"minProperties": 1, "properties": {"a": {}, "b": {}, "c": {}}}, "maxProperties"),
         ({"maxItems": 10_001}, "maxItems is 10001"),
         ({"items": {"minItems": 1001}}, "minItems is 1001"),
+        ({"prefixItems": [{"maxItems": 9999}] * 6}, "maxItems is 59994 in all"),
         ({"uniqueItems": True, "x-guidance": {"lenient": True}}, "'x-guidance'"),
         ({"multipleOf": 100_003}, "multipleOf comes to 100003"),
         ({"allOf": [{"multipleOf": 3.07}, {"multipleOf": 509}]}, "comes to 156263"),
@@ -296,6 +297,7 @@ HOSTILE: list[dict[str, Any]] = [
         {"anyOf": [{"type": "array", "maxItems": 1e300}]},
         {"type": "array", "minItems": 1000, "items": {"type": "array", "minItems": 1000}},
         {"type": "array", "maxItems": 10_000, "items": {"type": "array", "maxItems": 10_000}},
+        {"prefixItems": [{"maxItems": 10_000, "items": {"const": at}} for at in range(5)]},
         {"prefixItems": [{"maxItems": 10_000, "items": {"const": at}} for at in range(40)]},
         {"minProperties": 10**9},
         {"type": "string", "pattern": "^(((a*)*)*)*$"},
@@ -345,7 +347,10 @@ HOSTILE: list[dict[str, Any]] = [
         'root root | "a" | ""',
         '[a-z]* [a-z]* [a-z]* [a-z]* [a-z]* root "b" | "a"',
         '.* "a" ' + ". " * 200,
+        ".* " * 1900,
         ".* " * 5000,
+        "[a-z] " * 19_000,
+        f"({'[a-z]? ' * 100}) {{200}}",
     )
 ]  # fmt: skip
 
@@ -520,12 +525,27 @@ def test_other_tokenizers_are_held_too(kind: str, tmp_path: Path) -> None:
         jsonschema.validate(json.loads(text), schema)
 
 
-@pytest.mark.parametrize("kind", ["sentencepiece_in_python", "bytes_in_python"])
-def test_a_tokenizer_in_python_is_refused(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=r"tokenizer\.json"):
-        GrammarCompiler(hf_tokenizers.KINDS[kind](tmp_path), 300, [1])
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("sentencepiece_in_python", r"no tokenizer\.json"),
+        ("bytes_in_python", r"no tokenizer\.json"),
+        ("t5", "llguidance cannot read"),
+        ("words", "llguidance cannot read"),
+    ],
+)
+@pytest.mark.parametrize("param", ["json_schema", "grammar"])
+def test_a_tokenizer_without_bytes_is_refused(
+    kind: str, reason: str, param: str, tmp_path: Path
+) -> None:
+    compiler = GrammarCompiler(hf_tokenizers.KINDS[kind](tmp_path), 300, [1])
+    params: dict[str, Any] = {"json_schema": {}, "grammar": 'root ::= "a"'}
+    with pytest.raises(UnsupportedError, match=reason) as caught:
+        compiler.compile(SamplingParams(**{param: params[param]}))
+    assert caught.value.param == param
+    assert compiler.compile(SamplingParams()) is None
 
 
 def test_a_model_without_end_tokens_is_refused(tokenizer: Any) -> None:
     with pytest.raises(UnsupportedError, match="no end token"):
-        GrammarCompiler(tokenizer, 4096, [])
+        GrammarCompiler(tokenizer, 4096, []).compile(SamplingParams(json_schema={}))

@@ -97,7 +97,8 @@ async def test_a_repetition_penalty_counts_the_prompt(engine: VLLMEngine) -> Non
 
 @pytest.mark.reliability("C-08")
 async def test_a_prompt_that_was_read_before_is_not_read_again(engine: VLLMEngine) -> None:
-    ids = tuple(await engine.tokenize("one two three four " * 60, special=False))[:400]
+    words = await engine.tokenize("one two three four five", special=False)
+    ids = tuple(words * 80)[:400]
     first = await ask(engine, ids, max_tokens=1)
     again = await ask(engine, (*ids, 100), max_tokens=1)
     assert first.last is not None

@@ -2,18 +2,15 @@
 
 JSON is written with ", " and ": " and no other white space between its parts: free white space
 has no end, and weak models never leave it. What llguidance cannot follow is refused when the
-request comes; it looks at nothing for longer than its own limits allow.
+request comes, and so is what it would work at for longer than its own limits say.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -21,17 +18,10 @@ import numpy as np
 import torch
 
 from openllm.engines.torch_lark import to_lark
+from openllm.engines.torch_schemas import checked
 from openllm.errors import EngineError, InvalidRequestError, UnsupportedError
 from openllm.types import SamplingParams
 
-MAX_SCHEMA_BYTES = 64 << 10
-MAX_SCHEMA_DEPTH = 32
-LARGEST = {"minItems": 1000, "maxItems": 10_000}
-"""Every item that is due costs time at each step, every item memory: a billion takes all."""
-MAX_JOINED = 8
-"""Patterns in a schema that joins schemas: each doubles what llguidance looks at to join them."""
-MAX_MULTIPLE = 99_999
-"""Digits of a `multipleOf`, as one number: llguidance makes a state for each remainder."""
 STACK = 256 << 20
 """Bytes of stack for compiling, of address space alone: rules nested by the thousand overflow
 what threads commonly have, which would end the process."""
@@ -39,10 +29,6 @@ REMEMBERED = 16
 """Grammars kept compiled, for the sequences of a request and for the next request."""
 
 _SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_JOINING = frozenset(("$ref", "anyOf", "oneOf"))
-_ALONE = frozenset(
-    ("type", "title", "description", "default", "examples", "$comment", "$defs", "definitions")
-)
 _STACK_LOCK = threading.Lock()
 _Kind = Literal["json_schema", "grammar"]
 
@@ -115,6 +101,7 @@ class GrammarCompiler:
     """Makes matchers for the vocabulary of one model.
 
     Attributes:
+        tokenizer: The `LLTokenizer`, None if the model's own cannot be read.
         vocab_size: Width of the logits.
     """
 
@@ -125,22 +112,31 @@ class GrammarCompiler:
             tokenizer: A fast tokenizer of transformers.
             vocab_size: Width of the logits; may exceed the tokenizer's vocabulary.
             eos_ids: Tokens that end a text.
-
-        Raises:
-            UnsupportedError: llguidance is missing, or the tokenizer is not fast or has no end.
         """
+        self.vocab_size = vocab_size
+        self.tokenizer: Any = None
+        self._lack = ""
         ends = list(eos_ids)
-        if not getattr(tokenizer, "is_fast", False) or not ends:
-            lacks = "tokenizer.json" if ends else "end token"
-            raise _unsupported(f"this model has no {lacks}")
+        if not getattr(tokenizer, "is_fast", False):
+            self._lack = "this model has no tokenizer.json"
+        elif not ends:
+            self._lack = "this model has no end token"
+        else:
+            self._prepare(tokenizer, ends)
+
+    def _prepare(self, tokenizer: Any, ends: list[int]) -> None:
         try:
             from llguidance import LLExecutor
             from llguidance.hf import from_tokenizer
         except ImportError:
-            raise _unsupported("llguidance is missing; install open-llm-server[torch]") from None
-        width = max(vocab_size, len(tokenizer))
-        self._tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=ends)
-        self.vocab_size = vocab_size
+            self._lack = "llguidance is missing (install open-llm-server[torch])"
+            return
+        width = max(self.vocab_size, len(tokenizer))
+        try:
+            self.tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=ends)
+        except ValueError as error:
+            self._lack = f"llguidance cannot read this model's tokenizer ({str(error)[:60]})"
+            return
         self._executor = LLExecutor()
         self._compiled = lru_cache(REMEMBERED)(lambda *grammar: _deep(self._compile, *grammar))
 
@@ -149,6 +145,7 @@ class GrammarCompiler:
 
         Raises:
             InvalidRequestError: The schema or grammar cannot be followed; `param` says which.
+            UnsupportedError: No text of this model can be held to one.
         """
         if params.json_schema is None and params.grammar is None:
             return None
@@ -157,12 +154,16 @@ class GrammarCompiler:
                 "json_schema and grammar exclude each other; give one", param="grammar"
             )
         kind: _Kind = "grammar" if params.json_schema is None else "json_schema"
+        if self._lack:
+            raise UnsupportedError(
+                f"{self._lack}, so its text cannot be held to a {kind}", param=kind
+            )
         if params.ignore_eos:
             raise InvalidRequestError(
                 f"ignore_eos and {kind} exclude each other, as such a text ends; give one",
                 param="ignore_eos",
             )
-        text = params.grammar if params.json_schema is None else _checked(params.json_schema)
+        text = params.grammar if params.json_schema is None else checked(params.json_schema)
         return GrammarMatcher(self._compiled(kind, text).deep_copy(), self._executor)
 
     def _compile(self, kind: _Kind, text: str) -> Any:
@@ -175,7 +176,7 @@ class GrammarCompiler:
             forms = [LLMatcher.grammar_from_json_schema(text, overrides=_SPACING)]
         reason = ""
         for form in forms:
-            matcher = LLMatcher(self._tokenizer, form, log_level=0)
+            matcher = LLMatcher(self.tokenizer, form, log_level=0)
             warnings = [] if matcher.is_error() else matcher.get_grammar_warnings()
             if not matcher.is_error() and not warnings:
                 matcher.compute_bitmask()
@@ -203,84 +204,6 @@ def _deep(work: Callable[..., Any], *args: Any) -> Any:
         finally:
             threading.stack_size(before)
     return done.result()
-
-
-def _unsupported(reason: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{reason}, so its text cannot be held to a schema or grammar", param="json_schema"
-    )
-
-
-def _checked(schema: dict[str, Any]) -> str:
-    """Return the schema as JSON; raises `InvalidRequestError` if it asks for too much."""
-    if "x-guidance" in schema:  # Could switch the checking of other keywords off.
-        raise _refused("it holds 'x-guidance', which is the engine's own; remove it")
-    objects = _objects(schema)
-    for part in objects:
-        for name, limit in LARGEST.items():
-            count = part.get(name)
-            if isinstance(count, (int, float)) and count > limit:
-                raise _refused(f"{name} is {count}; it must be at most {limit}")
-    _check_costs(objects)
-    try:
-        text = json.dumps(schema, allow_nan=False, ensure_ascii=False)
-        size = len(text.encode())
-    except (TypeError, ValueError) as error:
-        raise _refused(f"it is no JSON: {error}") from None
-    if size > MAX_SCHEMA_BYTES:
-        raise _refused(f"it has {size} bytes; the limit is {MAX_SCHEMA_BYTES}")
-    return text
-
-
-def _check_costs(objects: list[dict[str, Any]]) -> None:
-    """Refuse what llguidance would work at beyond its limits: it joins patterns and multiples."""
-    joins = any(map(_joins, objects))
-    patterns = sum(map(_patterns, objects))
-    if joins and patterns > MAX_JOINED:
-        raise _refused(
-            f"it has {patterns} patterns and formats, and joins schemas by allOf, or by $ref or "
-            f"anyOf beside other keywords; have at most {MAX_JOINED}, or join none"
-        )
-    multiples = [_digits(part["multipleOf"]) for part in objects if "multipleOf" in part]
-    largest = math.lcm(*multiples) if joins else max(multiples, default=0)
-    if largest > MAX_MULTIPLE:
-        raise _refused(f"multipleOf comes to {largest}; without its point it must have 5 digits")
-
-
-def _digits(multiple: Any) -> int:
-    """Return a number's digits as one number: 25 for 2500 and for 0.025."""
-    if not isinstance(multiple, (int, float)) or not math.isfinite(multiple):
-        return 0
-    return int("".join(map(str, Decimal(repr(float(multiple))).normalize().as_tuple().digits)))
-
-
-def _objects(schema: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return every object in a schema; raises `InvalidRequestError` if it is nested too deep."""
-    objects = []
-    level: list[Any] = [schema]
-    for _ in range(MAX_SCHEMA_DEPTH):
-        objects += [part for part in level if isinstance(part, dict)]
-        children = (part.values() if isinstance(part, dict) else part for part in level)
-        level = [each for group in children for each in group if isinstance(each, (dict, list))]
-    if level:
-        raise _refused(f"it is nested more than {MAX_SCHEMA_DEPTH} levels deep; flatten it")
-    return objects
-
-
-def _patterns(part: dict[str, Any]) -> int:
-    named = part.get("patternProperties")
-    plain = sum(isinstance(part.get(name), str) for name in ("pattern", "format"))
-    return plain + (len(named) if isinstance(named, dict) else 0)
-
-
-def _joins(part: dict[str, Any]) -> bool:
-    """Whether text has to satisfy several schemas at once because of this one."""
-    keywords = part.keys() - _ALONE
-    return "allOf" in part or (len(keywords) > 1 and not keywords.isdisjoint(_JOINING))
-
-
-def _refused(reason: str) -> InvalidRequestError:
-    return InvalidRequestError(f"the JSON schema cannot be followed: {reason}", param="json_schema")
 
 
 def _reason(message: str) -> str:

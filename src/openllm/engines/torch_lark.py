@@ -13,8 +13,9 @@ from typing import NamedTuple
 
 from openllm.engines.torch_gbnf import Chars, Choice, Node, Repeat, Rule, names, parse, parts
 
-MAX_PATTERN = 256 << 10
-"""Characters of the one word that a grammar may become, its repetitions written out."""
+MAX_PATTERN = 20_000
+"""Characters that the one word may match, repetitions counted; endless ones count as `ENDLESS`."""
+ENDLESS = 10
 MAX_NESTING = 200
 """Rules and parentheses within each other in that word: llguidance recurs into them."""
 
@@ -34,7 +35,7 @@ def to_lark(gbnf: str) -> list[str]:
 
 
 class _Written(NamedTuple):
-    """A rule as a regular expression: its length with repetitions written out, and its nesting."""
+    """A rule as a regular expression: how much it matches, and its nesting."""
 
     pattern: str
     weight: int
@@ -67,13 +68,13 @@ def _as_pattern(rules: Mapping[str, Node]) -> str | None:
 def _size(node: Node, done: Mapping[str, _Written]) -> tuple[int, int]:
     """Return the weight and the nesting of a node."""
     if isinstance(node, Chars):
-        return len(node.pattern), 1
+        return 1, 1
     if isinstance(node, Rule):
         return done[node.name].weight, done[node.name].nesting + 1
     sizes = [_size(part, done) for part in parts(node)]
-    weight = 16 + sum(size for size, _ in sizes)
+    weight = sum(size for size, _ in sizes)
     if isinstance(node, Repeat):
-        weight *= max(1, node.least, node.most or 0)
+        weight *= max(1, node.least, ENDLESS if node.most is None else node.most)
     return weight, 1 + max((nesting for _, nesting in sizes), default=0)
 
 

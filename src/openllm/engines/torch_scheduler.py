@@ -18,7 +18,7 @@ from openllm.engines.torch_prefix import PrefixStore
 from openllm.engines.torch_sampling import RowLogprobs, Sampler
 from openllm.engines.torch_seq2seq import Seq2SeqModel
 from openllm.engines.torch_sequence import Job, Sequence
-from openllm.errors import EngineError, OpenLLMError
+from openllm.errors import OpenLLMError
 from openllm.types import CompletionChunk
 
 logger = logging.getLogger("openllm.engines.torch")
@@ -201,7 +201,7 @@ class Scheduler:
     def _push(self, one: Sequence, token_id: int, logprobs: RowLogprobs | None) -> bool:
         try:
             if token_id < 0:
-                raise EngineError("the model's output is not a number; its weights may be damaged")
+                raise one.sampling.failure()
             chunk = one.push(token_id, logprobs)
         except OpenLLMError as error:
             one.job.cancelled = True

@@ -21,7 +21,6 @@ import asyncio
 import gc
 import logging
 import time
-import warnings
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
@@ -178,14 +177,14 @@ class VLLMEngine:
 
     async def close(self) -> None:
         """Stop all work and end vLLM's processes; safe to call twice."""
+        from openllm.engines.vllm_load import releasing
+
         session, self._session = self._session, None
         if session is not None:
             await session.close()
-            del session
             gc.unfreeze()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # vLLM leaves a socket context to be collected.
-                gc.collect()
+            with releasing():
+                del session
         if self._logs is not None:
             self._logs.close()
 

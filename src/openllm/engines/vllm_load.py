@@ -8,6 +8,7 @@ processes.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -94,20 +95,33 @@ def load(model: LocalModel, options: LoadOptions, logs: LogPipe) -> Session:
 
     from openllm.engines.vllm_session import Session
 
-    with environment(QUIET | {LOGGING: logs.config}):
-        try:
+    client = config = caught = None
+    try:
+        with environment(QUIET | {LOGGING: logs.config}):
             config = _configure(model, options)
             os.environ |= _of_children(options, config, logs)
             with spawning_with(vllm_child.__name__):
                 client = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
-        except Exception as error:
-            logs.close()  # All that was logged is read then.
-            raise start_error(error, logs.first_error, model, options.engine_arg) from error
-    try:
         return Session(client, model.name)
-    except BaseException:
-        client.shutdown(0)
-        raise
+    except Exception as error:
+        logger.debug("vLLM did not start", exc_info=True)
+        if client is not None:
+            client.shutdown(0)
+        logs.close()  # All that was logged is read then.
+        caught = error
+    failure = start_error(caught, logs.first_error, model, options.engine_arg)
+    with releasing():
+        client = config = caught = None
+    raise failure  # Out here it does not hold the frames of vLLM, with all that is in them.
+
+
+@contextmanager
+def releasing() -> Iterator[None]:
+    """Free what the block lets go of, quietly: vLLM leaves its socket contexts to be collected."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+        gc.collect()
 
 
 @contextmanager

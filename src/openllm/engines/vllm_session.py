@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import multiprocessing
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -125,6 +126,9 @@ class Session:
             self.client.output_handler.cancel()  # Else it would report the end as a failure.
         await asyncio.sleep(0)  # The requests end now, while their sockets are there.
         await asyncio.to_thread(self.client.shutdown, CLOSE_SECONDS)
+        await asyncio.sleep(0)  # Only now the sockets are closed, of which vLLM leaves the context.
+        with contextlib.suppress(AttributeError):
+            self.client.engine_core.resources.ctx.destroy(linger=0)
         multiprocessing.active_children()  # Those that ended are no zombies then.
 
     async def _sequence(

@@ -227,26 +227,22 @@ class Bridge:
             self._loop.close()
 
     async def _clear(self) -> None:
-        self._loop.set_default_executor(_LateThreads())
+        self._loop.set_default_executor(_InPlace())
         self._cancel(only_of_main=False)
         await asyncio.gather(*(work() for work in self._open.values()), return_exceptions=True)
         if self._tasks:
             await asyncio.wait(self._tasks)
 
 
-class _LateThreads(ThreadPoolExecutor):
-    """A thread for each call: pools start none any more when the process ends."""
+class _InPlace(ThreadPoolExecutor):
+    """Runs each call at once: when the process ends, threads can no longer be started."""
 
     def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         future: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                future.set_result(fn(*args, **kwargs))
-            except BaseException as error:
-                future.set_exception(error)
-
-        threading.Thread(target=run, name="openllm-exit").start()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except BaseException as error:
+            future.set_exception(error)
         return future
 
 

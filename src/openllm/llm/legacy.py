@@ -16,6 +16,7 @@ from typing import Any
 
 from openllm.errors import UnsupportedError
 from openllm.llm.llm import LLM
+from openllm.models.families import find
 from openllm.models.ref import check_files, resolve
 
 _BACKENDS = {"VLLM": "vllm", "TF": "tf", "Flax": "flax"}
@@ -42,17 +43,19 @@ class ModelClass:
         ensure_available: bool = False,
         **options: Any,
     ) -> LLM:
-        """Return an LLM of `model_id`, or if there is none of `model_name`.
+        """Return an LLM of `model_id`, or if there is none of what `model_name` means.
 
         Args:
-            model_name: Name of a family or of a model.
+            model_name: Name of a family, which means its example, or of a model.
             model_id: As `openllm.LLM` takes it.
             ensure_available: Check the model's files now.
             options: As `openllm.LLM` takes them.
         """
         _refuse(self._name, self._backend)
-        source = model_name if model_id is None else model_id
-        llm = LLM(source, **{"backend": self._backend} | options)
+        if model_id is None:
+            family = find(model_name)
+            model_id = model_name if family is None else family.model_id
+        llm = LLM(model_id, **{"backend": self._backend} | options)
         if ensure_available:
             check_files(resolve(llm.model_id))
         return llm

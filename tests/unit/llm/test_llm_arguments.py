@@ -28,7 +28,6 @@ async def sent(llm: openllm.LLM, *args: Any, **options: Any) -> SamplingParams:
 
 
 @pytest.mark.anyio
-@pytest.mark.spec("S1-22")
 async def test_every_parameter_reaches_the_engine(make_llm: MakeLLM) -> None:
     given: dict[str, Any] = {  # B1, B3, B4, B11, B18
         "temperature": 0.3, "top_k": 4, "top_p": 0.5, "min_p": 0.1, "n": 2, "seed": 7,
@@ -44,7 +43,7 @@ async def test_every_parameter_reaches_the_engine(make_llm: MakeLLM) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.spec("S1-22", "S1-31")
+@pytest.mark.spec("S1-31")
 async def test_parameters_act(make_llm: MakeLLM) -> None:
     llm = make_llm({"default": {"distribution": {"a": 3, "b": 2, "c": 1}, "length": 30}})
 
@@ -70,7 +69,6 @@ async def test_structure_reaches_the_engine(make_llm: MakeLLM, name: str) -> Non
 
 
 @pytest.mark.anyio
-@pytest.mark.spec("S1-22")
 async def test_what_is_left_out_comes_from_the_defaults_of_the_model(make_llm: MakeLLM) -> None:
     llm = make_llm(temperature=0.5, top_k=3, top_p=0.9, max_new_tokens=7, stop="x", seed=1)
     params = await sent(llm)

@@ -36,7 +36,6 @@ async def test_of_a_long_prompt_the_end_is_kept(
 
 @pytest.mark.anyio
 @pytest.mark.spec("S1-23", "S1-24")
-@pytest.mark.reliability("C-19")
 @pytest.mark.parametrize(
     ("prompt", "options", "message"),
     [

@@ -56,7 +56,6 @@ async def test_ten_lines_of_the_readme(llm: openllm.LLM) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.reliability("C-08")
 async def test_prompt_tokens_are_those_the_engine_counts(llm: openllm.LLM) -> None:
     talk = await llm.generate(
         messages=[{"role": "user", "content": "Hi <|im_end|>"}], max_new_tokens=4
@@ -110,7 +109,7 @@ async def test_of_a_long_prompt_the_end_is_read(llm: openllm.LLM) -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.spec("S1-12", "S1-36")
+@pytest.mark.spec("S1-36")
 async def test_requests_share_the_engine_and_leave_nothing(llm: openllm.LLM) -> None:
     async def ask(number: int) -> None:
         stream = llm.generate_iterator(STORY, max_new_tokens=200, seed=number, ignore_eos=True)

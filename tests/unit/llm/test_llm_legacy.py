@@ -39,7 +39,6 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     return backends
 
 
-@pytest.mark.spec("S1-06")
 def test_auto_classes_make_an_llm(path: str, asked: list[str | None]) -> None:
     llm = openllm.AutoLLM.for_model("llama", model_id=path, max_new_tokens=2)
     assert isinstance(llm, openllm.LLM)
@@ -51,20 +50,25 @@ def test_auto_classes_make_an_llm(path: str, asked: list[str | None]) -> None:
     assert RecordingEngine.starts == []
 
 
-@pytest.mark.spec("S1-06")
+def test_the_name_of_a_family_means_its_example() -> None:
+    with pytest.raises(ConfigurationError, match="google/flan-t5-large"):  # Not on this machine.
+        openllm.AutoLLM.for_model("flan-t5")
+    with pytest.raises(ConfigurationError, match="Known models: demo"):
+        openllm.AutoLLM.for_model("no-family")
+    assert openllm.AutoLLM.for_model("demo").name == "demo"
+
+
 def test_auto_classes_generate(path: str) -> None:
     llm = openllm.AutoLLM.for_model("llama", model_id=path, max_new_tokens=2)
     assert llm.sync_generate("hi").outputs[0].text == "one two"
     llm.sync_close()
 
 
-@pytest.mark.spec("S1-06", "S1-01")
 def test_a_backend_that_is_missing_is_named(tmp_path: Path) -> None:
     with pytest.raises((EngineNotInstalledError, ConfigurationError), match="vllm"):
         openllm.AutoVLLM.for_model("llama", model_id="demo")
 
 
-@pytest.mark.spec("S1-06")
 def test_ensure_available_checks_the_files(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(b"GGUF")
@@ -73,7 +77,6 @@ def test_ensure_available_checks_the_files(tmp_path: Path) -> None:
         openllm.AutoLLM.for_model("llama", damaged, ensure_available=True)
 
 
-@pytest.mark.spec("S1-06")
 @pytest.mark.parametrize(
     "name", ["AutoTFLLM", "AutoFlaxLLM", "TFLlama", "FlaxLlama", "TFFlanT5", "FlaxFlanT5"]
 )

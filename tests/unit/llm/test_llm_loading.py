@@ -109,7 +109,6 @@ def test_an_engine_that_cannot_load_is_closed_again(make_llm: MakeLLM) -> None:
         _ = llm.model
 
 
-@pytest.mark.spec("S1-03")
 def test_the_choice_of_the_engine_is_logged(
     make_llm: MakeLLM, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -16,7 +16,6 @@ from openllm.llm.naming import content_version, stored_name
 from tests.unit.llm.conftest import MakeLLM
 
 
-@pytest.mark.spec("S1-40")
 @pytest.mark.parametrize(
     ("engine", "model", "name"),
     [
@@ -85,7 +84,6 @@ def test_name_version_and_tag_can_be_chosen(
     assert llm.tag == tag.format(name=name.replace("0", "1"), version=version)
 
 
-@pytest.mark.spec("S1-40")
 def test_a_stored_model_is_found_by_its_tag(
     make_llm: MakeLLM, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -147,7 +147,6 @@ async def test_no_output_ends_in_a_part_of_a_stop(make_llm: MakeLLM) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.spec("S1-30")
-@pytest.mark.reliability("C-04")
 async def test_characters_of_several_tokens_stay_whole(make_llm: MakeLLM) -> None:
     halves = {"tokens": ["a", [240, 159], [152, 128], "b"]}  # B19
     found = await outputs(make_llm({"default": halves}))
@@ -198,7 +197,6 @@ async def test_outputs_do_not_change_after_they_were_given_out(make_llm: MakeLLM
 
 
 @pytest.mark.anyio
-@pytest.mark.spec("S1-22")
 async def test_the_prompt_is_reported_as_the_model_reads_it(make_llm: MakeLLM) -> None:
     llm = make_llm({"default": {"reply": "{prompt}"}})
     plain = await llm.generate("<b>hi</b>")
@@ -231,7 +229,6 @@ async def test_an_engine_that_says_nothing_is_an_error(
 
 
 @pytest.mark.anyio
-@pytest.mark.reliability("C-09")
 async def test_an_error_of_the_engine_comes_behind_the_text(make_llm: MakeLLM) -> None:
     fault = {"kind": "error", "after_tokens": 2, "message": "broken"}
     llm = make_llm({"default": {"reply": "one two three", "faults": [fault]}})

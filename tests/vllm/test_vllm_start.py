@@ -1,0 +1,76 @@
+"""What keeps a model from being loaded is said by name; nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openllm.errors import ConfigurationError, EngineStartError, OutOfMemoryError
+from tests.vllm.serving import FOLDER, engine_processes, vllm
+
+pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+Variant = Callable[..., Path]
+
+
+@pytest.fixture
+def variant(tmp_path: Path) -> Variant:
+    """Return what copies the model with another config.json."""
+
+    def make(**config: Any) -> Path:
+        folder = tmp_path / "variant"
+        shutil.copytree(FOLDER, folder)
+        known = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(known | config))
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("argument", "said"),
+    [
+        ("max_num_seq=3", "did you mean max_num_seqs"),
+        ("max_num_seqs=many", "max_num_seqs=many"),
+        ("gpu_memory_utilization=7", "less than or equal to 1"),
+    ],
+)
+async def test_a_wrong_engine_argument_is_named(argument: str, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=said) as caught:
+        await vllm(engine_arg=(argument,)).start()
+    assert caught.value.param == "engine_arg"
+
+
+async def test_an_unknown_architecture_is_named(variant: Variant) -> None:
+    with pytest.raises(EngineStartError, match="FooForCausalLM"):
+        await vllm(variant(architectures=["FooForCausalLM"])).start()
+
+
+@pytest.mark.reliability("F-06")
+async def test_a_kv_cache_beyond_the_memory_names_need_and_free() -> None:
+    with pytest.raises(OutOfMemoryError, match=r"needs about [\d.]+ GiB .* [\d.]+ GiB are free"):
+        await vllm(kv_cache_tokens=10**9).start()
+
+
+@pytest.mark.reliability("F-13")
+async def test_what_fails_in_vllms_own_process_is_named(variant: Variant) -> None:
+    folder = variant()
+    (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    engine = vllm(folder)
+    with pytest.raises(EngineStartError, match=r"SafetensorError.*header"):
+        await engine.start()
+    assert engine_processes() == []
+    await engine.close()
+
+
+@pytest.mark.reliability("S-22")
+async def test_pickled_weights_are_not_opened(variant: Variant) -> None:
+    folder = variant()
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(EngineStartError, match="model weights"):
+        await vllm(folder).start()
