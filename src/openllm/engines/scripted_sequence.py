@@ -12,9 +12,9 @@ from collections import Counter
 from collections.abc import Iterable
 from random import Random
 
+from openllm.engines.param_ranges import check_ranges
 from openllm.engines.scripted_rules import Answer
 from openllm.engines.scripted_tokens import END_IDS, IM_END_ID, Vocabulary
-from openllm.engines.param_ranges import check_ranges
 from openllm.engines.sequence_output import MadeToken, SequenceOutput
 from openllm.errors import UnsupportedError
 from openllm.types import CompletionChunk, SamplingParams, TokenLogprob, Usage

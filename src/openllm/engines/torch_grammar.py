@@ -211,6 +211,8 @@ def _reason(message: str) -> str:
     if keys := re.match(r"Unimplemented keys: \[(.*)\]", message):
         names = keys[1].replace('"', "'")
         return f"it uses {names}, which cannot be followed; remove what is named"
+    if message.startswith("min/maxProperties"):
+        return "minProperties and maxProperties need all keys of 'properties' to be required"
     if message.startswith("oneOf"):
         return "oneOf is supported only if its schemas exclude each other; use anyOf"
     if message.startswith("regex parse error"):

@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openllm.errors import ConfigurationError, ModelFileError
-from openllm.models import ref
 from openllm.models.ref import check_files, parse_models, parse_ref, resolve
 from openllm.models.registry import BUNDLED, Registry, is_model_name
 from openllm.types import LocalModel
@@ -137,9 +136,7 @@ def test_folder_names_a_model_in_it(folder: Path) -> None:
     assert refusal(str(folder)).endswith(f"give {folder}/Qwen1.5-0.5B-Chat.gguf.")
 
 
-def test_a_folder_with_a_config_is_a_model(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_with_a_config_is_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "tiny").mkdir()
     assert "tiny is not a model: it does not hold config.json" in refusal("tiny")
     (folder / "tiny" / "config.json").write_text("{}")
