@@ -329,7 +329,7 @@ async def test_embeddings_are_cancelled_too() -> None:
 
 @pytest.mark.reliability("F-01")
 async def test_many_random_aborts_leak_nothing(server: Server) -> None:
-    rng = random.Random(1)  # noqa: S311
+    rng = random.Random(1)
     engine = server.fleet.engines["slow"]
 
     async def one() -> None:

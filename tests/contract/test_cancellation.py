@@ -41,7 +41,7 @@ async def test_a_closed_stream_frees_its_place(subject: Subject, chunks: int) ->
 @pytest.mark.reliability("F-01", "C-22")
 async def test_two_hundred_aborts_at_random_points_leak_nothing(subject: Subject) -> None:
     before = await subject.greedy(PROMPTS[1], 12)
-    dice = random.Random(1)  # noqa: S311
+    dice = random.Random(1)
     places = asyncio.Semaphore(6)  # More than the engine has, so that some are cut while waiting.
 
     async def abort() -> None:

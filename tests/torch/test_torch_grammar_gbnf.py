@@ -248,7 +248,7 @@ def test_whatever_is_said_under_a_grammar_of_json_is_json() -> None:
     ended = 0
     for seed in range(20):
         matcher = matcher_of(JSON)
-        rng = random.Random(seed)  # noqa: S311
+        rng = random.Random(seed)
         said: list[int] = []
         for _ in range(150):
             logits = torch.zeros(1, len(TOKENIZER))

@@ -138,7 +138,7 @@ def test_any_mixture_of_rows_follows_the_reference(
             assume(np.array_equal(weights > 0, other > 0))
         assert weights[token_id] > 0
         reached = np.cumsum(weights)
-        number = Random(asked.seed).random()  # noqa: S311
+        number = Random(asked.seed).random()
         if np.count_nonzero(weights) > 1:
             assert reached[token_id] - weights[token_id] <= number + 1e-5
             assert number <= reached[token_id] + 1e-5

@@ -163,7 +163,7 @@ def test_a_seed_gives_the_same_alone_and_in_a_changing_batch(
     alone = mine()
     sampler = Sampler(vocab, CPU)
     expected = [generate([alone], {alone: each}, sampler)[alone] for each in own]
-    order = Random(vocab)  # noqa: S311
+    order = Random(vocab)
     row = mine()
     others = [
         SequenceSampling(SamplingParams(**WAYS[at % len(WAYS)]), at, [3], vocab) for at in range(31)

@@ -31,7 +31,7 @@ def training_text(corpus: Corpus) -> str:
 
 
 def _seeded(seed: int) -> random.Random:
-    return random.Random(seed)  # noqa: S311
+    return random.Random(seed)
 
 
 def _plain(text: str) -> str:

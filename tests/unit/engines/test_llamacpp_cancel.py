@@ -29,7 +29,7 @@ def threads() -> int:
 async def test_a_thousand_aborts_lose_nothing(llama: LlamaCppEngine) -> None:
     others = threads()
     expected = await greedy(llama, "Hello", 24)
-    rng = random.Random(3)  # noqa: S311
+    rng = random.Random(3)
 
     async def abort(at: int) -> None:
         prompt = f"{at} " * rng.choice((1, 20, 200))

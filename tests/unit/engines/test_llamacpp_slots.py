@@ -71,7 +71,7 @@ async def test_a_waiter_cancelled_in_the_turn_of_a_release_gets_nothing() -> Non
 
 
 async def test_no_permit_is_lost_whatever_happens() -> None:
-    rng = random.Random(7)  # noqa: S311
+    rng = random.Random(7)
     slots = Slots(5)
 
     async def use() -> None:
