@@ -171,7 +171,9 @@ def test_ctrl_c_stops_a_reply_and_keeps_the_session(
 
 def test_ctrl_c_at_the_prompt_gives_the_line_up(chat: Callable[..., Terminal]) -> None:
     terminal = chat()
-    terminal.type(f"half a mess{CTRL_C}")
+    terminal.type("half a mess")
+    terminal.expect("half a mess")
+    terminal.type(CTRL_C)
     terminal.expect("Ctrl-D or /exit leaves")
     terminal.expect(r"(?m)^> ")
     assert "You said: whole" in say(terminal, "whole")

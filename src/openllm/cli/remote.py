@@ -83,11 +83,14 @@ def connect(url: str, api_key: str | None) -> Client:
 
 def explain(error: ClientError, url: str) -> str:
     """Return one line that says what is wrong and how to mend it."""
-    from open_llm_client import ConnectionFailed
+    from open_llm_client import ConnectionFailed, Unauthorized
 
     if isinstance(error, ConnectionFailed) and error.retryable:
         return _unreachable(error, url)
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    if isinstance(error, Unauthorized) and "--api-key" not in text:
+        return f"{text}: give the server's --api-key, or set OPEN_LLM_API_KEY"
+    return text
 
 
 def _unreachable(error: ClientError, url: str) -> str:

@@ -34,6 +34,8 @@ from openllm.engines.vllm_request import (
 )
 from openllm.errors import (
     ContextLengthError,
+    EngineError,
+    EngineStartError,
     EngineUnavailableError,
     UnsupportedError,
 )
@@ -102,7 +104,7 @@ class VLLMEngine:
         try:
             await asyncio.to_thread(import_vllm, self._logs)
             self._session = await asyncio.to_thread(load, self._model, self._options, self._logs)
-            await self._session.warm_up()
+            await self._warm_up(self._session, self._logs)
         except BaseException:
             await self.close()
             raise
@@ -187,6 +189,16 @@ class VLLMEngine:
                 del session
         if self._logs is not None:
             self._logs.close()
+
+    async def _warm_up(self, session: Session, logs: LogPipe) -> None:
+        try:
+            await session.warm_up()
+        except EngineError as error:
+            await asyncio.to_thread(logs.close)  # All that was logged is read then.
+            raise EngineStartError(
+                f"vLLM has loaded {self._model.path!r}, but cannot run it: "
+                f"{logs.first_error or error.message}"
+            ) from error
 
     def _ready(self) -> Session:
         if self._session is None:

@@ -56,6 +56,9 @@ BIND = "VLLM_CPU_OMP_THREADS_BIND"
 SIZING = ("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override")
 """Engine arguments that size the KV cache; with one of them vLLM plans it by itself."""
 
+MOST_FOLDER = 107 - len("/") - 36
+"""Characters of a folder in which a socket may be called by a UUID."""
+
 _NODES = Path("/sys/devices/system/node")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -98,10 +101,14 @@ def load(model: LocalModel, options: LoadOptions, logs: LogPipe) -> Session:
     client = config = caught = None
     try:
         with environment(QUIET | {LOGGING: logs.config}):
-            config = _configure(model, options)
-            os.environ |= _of_children(options, config, logs)
+            arguments, config = _configure(model, options)
+            os.environ |= _of_processes(options, config, logs)
             with spawning_with(vllm_child.__name__):
-                client = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+                client = AsyncLLM.from_vllm_config(
+                    config,
+                    enable_log_requests=bool(arguments["enable_log_requests"]),
+                    disable_log_stats=bool(arguments["disable_log_stats"]),
+                )
         return Session(client, model.name)
     except Exception as error:
         logger.debug("vLLM did not start", exc_info=True)
@@ -174,8 +181,8 @@ def threads_of(options: LoadOptions) -> int:
     return max(1, min(usable, physical, quota_cores))
 
 
-def _configure(model: LocalModel, options: LoadOptions) -> Any:
-    """Return vLLM's `VllmConfig`."""
+def _configure(model: LocalModel, options: LoadOptions) -> tuple[dict[str, Any], Any]:
+    """Return the engine arguments and the `VllmConfig` that vLLM makes of them."""
     from vllm.engine.arg_utils import AsyncEngineArgs as Arguments
     from vllm.platforms import current_platform
 
@@ -201,7 +208,7 @@ def _configure(model: LocalModel, options: LoadOptions) -> Any:
         config.cache_config.num_gpu_blocks_override = -(-options.kv_cache_tokens // block) + 1
     if _computes_in_engine(arguments, config):
         config.parallel_config.distributed_executor_backend = "uni"
-    return config
+    return arguments, config
 
 
 def _context(model: LocalModel, asked: int, limit: int) -> int:
@@ -233,11 +240,13 @@ def _computes_in_engine(arguments: Mapping[str, Any], config: Any) -> bool:
     )
 
 
-def _of_children(options: LoadOptions, config: Any, logs: LogPipe) -> dict[str, str]:
-    """Return the variables that vLLM's processes have beside ours."""
+def _of_processes(options: LoadOptions, config: Any, logs: LogPipe) -> dict[str, str]:
+    """Return the variables that vLLM's processes have beside `QUIET`."""
     from vllm.platforms import current_platform
 
     found = {}
+    if len(logs.folder) <= MOST_FOLDER:
+        found["VLLM_RPC_BASE_PATH"] = logs.folder  # Its sockets: nobody else enters that folder.
     if options.enforce_eager:
         found["TORCHDYNAMO_DISABLE"] = "1"  # Else parts of the sampler are compiled all the same.
     if not current_platform.is_cpu():

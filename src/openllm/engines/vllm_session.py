@@ -20,7 +20,12 @@ from openllm.engines.vllm_errors import request_error
 from openllm.engines.vllm_request import LoadedModel, sampling_arguments, seed_of
 from openllm.engines.vllm_stream import SequenceStream, merge
 from openllm.engines.vllm_structure import Structures
-from openllm.errors import EngineStartError, EngineUnavailableError, OpenLLMError
+from openllm.errors import (
+    EngineStartError,
+    EngineUnavailableError,
+    InvalidRequestError,
+    OpenLLMError,
+)
 from openllm.types import CompletionChunk, GenerateRequest, SamplingParams
 
 CLOSE_SECONDS = 2.0
@@ -114,9 +119,11 @@ class Session:
             SamplingParams(presence_penalty=0.1, repetition_penalty=1.1, logit_bias={0: 0.1}),
         ):
             request = GenerateRequest(request_id="warm-up", params=params)
-            async with aclosing(self.generate(request, [0], 2, None)) as chunks:
-                async for _ in chunks:
-                    pass
+            # Some engine arguments exclude some samplers.
+            with contextlib.suppress(InvalidRequestError):
+                async with aclosing(self.generate(request, [0], 2, None)) as chunks:
+                    async for _ in chunks:
+                        pass
 
     async def close(self) -> None:
         """End all requests and vLLM's processes."""
