@@ -28,7 +28,8 @@ from openllm.errors import (
 )
 from openllm.types import CompletionChunk, GenerateRequest, SamplingParams
 
-CLOSE_SECONDS = 2.0
+CLOSE_SECONDS = 0.5
+"""For vLLM's process to end by itself; what holds a model rarely does in less than five."""
 
 
 class Session:

@@ -23,6 +23,7 @@ from typing import Any, cast
 import msgspec
 
 from openllm.config.model import ModelConfig
+from openllm.errors import EngineCrashedError
 from openllm.llm.chat_engine import ChatEngine
 from openllm.runner import wire
 from openllm.types import CompletionChunk
@@ -30,6 +31,7 @@ from openllm.types import CompletionChunk
 logger = logging.getLogger("openllm.runner")
 
 PR_SET_PDEATHSIG = 1
+LAST_WORDS = 0.2  # Seconds that what is under way has to reach the parent before the process ends.
 
 
 class Worker(asyncio.Protocol):
@@ -122,6 +124,9 @@ class Worker(asyncio.Protocol):
         failure = wire.Failure.of(error)
         if failure.kind == "EngineError":
             logger.error("%s failed", what, exc_info=error)
+        if isinstance(error, EngineCrashedError):
+            # The engine's own process died: only a new one of ours can bring it back.
+            self._loop.call_later(LAST_WORDS, os._exit, 1)
         return failure
 
     async def _embed(self, call: int, inputs: tuple[Any, ...]) -> wire.FromWorker:

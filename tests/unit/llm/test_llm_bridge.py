@@ -286,8 +286,8 @@ ENDS: dict[str, str] = {
         "import asyncio; stream = llm.generate_iterator('hi', **more); asyncio.run(anext(stream))"
     ),
     "thread": (
-        "threading.Thread(target=lambda: next(llm.sync_generate_iterator('hi', **more)),"
-        " daemon=True).start()"
+        "import queue; got = queue.Queue(); stream = llm.sync_generate_iterator('hi', **more)\n"
+        "threading.Thread(target=lambda: got.put(next(stream)), daemon=True).start(); got.get()"
     ),
 }
 
