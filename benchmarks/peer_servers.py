@@ -22,6 +22,7 @@ from pathlib import Path
 
 from benchmarks.make_model import BUILD
 from benchmarks.servers import RunningServer, free_port, http_server, printing_server
+from openllm.engines.openmp import waiting
 
 PEERS = BUILD / "peers"
 BLOCKS = 512
@@ -82,9 +83,9 @@ def _python(peer: str) -> Path:
 
 
 def thread_settings(threads: int) -> dict[str, str]:
-    """Return the environment of a peer: threads that sleep while they wait, as our engine's do.
+    """Return the environment of a peer, whose threads wait for each other as our engine's do.
 
-    Threads that spin, which is PyTorch's default, lose a tenfold of speed whenever any other
-    program takes a core, and win nothing on a quiet machine.
+    With PyTorch's default, to spin without an end, a peer is as fast as with this while nothing
+    else runs, and much slower as soon as its own HTTP server or the load generator wants a core.
     """
-    return {**os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
+    return {**os.environ, "OMP_NUM_THREADS": str(threads), **waiting({})}

@@ -15,7 +15,7 @@ from benchmarks.http_pair import (
     ttft_ratio,
 )
 from benchmarks.make_checkpoint import make_checkpoint
-from benchmarks.peer_servers import START_TIMEOUT, vllm_server
+from benchmarks.peer_servers import START_TIMEOUT, thread_settings, vllm_server
 from benchmarks.results import Goal, Result
 from benchmarks.servers import openllm_server
 from openllm.bench.document import document
@@ -89,11 +89,7 @@ def _goals(run: Run) -> list[Goal]:
 
 
 def _unbound(threads: int) -> dict[str, str]:
-    return {
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "OMP_NUM_THREADS": str(threads),
-        "GOMP_SPINCOUNT": "2000",
-    }
+    return thread_settings(threads) | {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 
 def _name(run: Run) -> str:

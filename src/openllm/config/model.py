@@ -43,8 +43,11 @@ class LoadOptions(BaseModel):
     kv_cache_tokens: int | None = Field(
         None, ge=1, description="Tokens that fit the KV cache [default: as memory allows]."
     )
-    prefill_chunk: int = Field(
-        512, ge=1, description="Prompt tokens read between two steps of the running requests."
+    prefill_chunk: int | None = Field(
+        None,
+        ge=1,
+        description="Prompt tokens read between two steps of the running requests"
+        " [default: 512 on torch, on vllm 128 on a CPU and vLLM's own elsewhere].",
     )
     enforce_eager: bool = Field(
         False, description="Run without compiled graphs: starts sooner, runs slower."

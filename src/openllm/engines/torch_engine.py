@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openllm.config.model import LoadOptions
+from openllm.engines.openmp import waiting
 from openllm.engines.param_ranges import check_ranges
 from openllm.errors import (
     ContextLengthError,
@@ -80,9 +81,7 @@ class TorchEngine:
 
     async def start(self) -> None:
         """Load the model on the worker's thread; see `torch_load.load_model`."""
-        # Threads that spin while they wait for each other stop the server's own work on a busy
-        # CPU; OpenMP reads this once, so it must be there before PyTorch is first imported.
-        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        os.environ.update(waiting())  # Read once, when PyTorch is first imported.
         from openllm.engines.torch_session import TorchSession
         from openllm.engines.torch_worker import Worker
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("openllm.engines.torch")
 
 CONCURRENCY = 32
+PREFILL_CHUNK = 512
 UNBOUNDED_CONTEXT = 4096
 """Tokens of context for models that name no limit, such as those with relative positions."""
 MEMORY_SHARE = 0.6
@@ -63,7 +64,7 @@ class TorchSession:
             Sampler(self.vocab_size, loaded.device),
             self.max_concurrency,
             self.budget,
-            options.prefill_chunk,
+            options.prefill_chunk or PREFILL_CHUNK,
         )
         self.embedder = Embedder(loaded.model, loaded.device, _pooling(path))
         self._grammars: GrammarCompiler | None = None

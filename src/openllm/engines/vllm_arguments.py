@@ -57,7 +57,7 @@ def engine_arguments(
     }
     if options.context_length is not None:
         arguments["max_model_len"] = options.context_length
-    if "prefill_chunk" in options.model_fields_set:
+    if options.prefill_chunk is not None:
         # What a step reads and writes together; vLLM wants room in it for one token of each.
         arguments["max_num_batched_tokens"] = options.prefill_chunk + arguments["max_num_seqs"]
     return arguments | handed_through(options.engine_arg, known)

@@ -23,6 +23,7 @@ import psutil
 
 from openllm.config.model import LoadOptions
 from openllm.engines import vllm_child
+from openllm.engines.openmp import waiting
 from openllm.engines.vllm_arguments import engine_arguments
 from openllm.engines.vllm_errors import start_error
 from openllm.engines.vllm_logs import LogPipe
@@ -47,9 +48,9 @@ QUIET = {
 }
 """Environment of vLLM's processes: nothing is sent or downloaded, nothing printed."""
 
-SPINS = "2000"
-"""How often a computing thread looks for work before it sleeps; the many of the default take the
-time of other processes wherever there are more of them than cores."""
+PREFILL_CHUNK = 128
+"""Prompt tokens of a step on a CPU, which reads some thousand a second: with vLLM's own thousands
+in a step, the requests of a burst all wait for the last one's prompt."""
 
 LOGGING = "VLLM_LOGGING_CONFIG_PATH"
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
@@ -194,6 +195,8 @@ def _configure(model: LocalModel, options: LoadOptions) -> tuple[dict[str, Any],
         )
     if not current_platform.is_cpu():
         arguments.setdefault("max_model_len", -1)  # As much of the model's as fits.
+    elif arguments.get("runner") != "pooling":  # A pooled text is read in one step.
+        arguments.setdefault("max_num_batched_tokens", PREFILL_CHUNK + arguments["max_num_seqs"])
     config = Arguments(**arguments).create_engine_config()
     if current_platform.is_cpu() and not _sized(arguments, config):
         plan = plan_kv_cache(
@@ -253,7 +256,7 @@ def _of_processes(options: LoadOptions, config: Any, logs: LogPipe) -> dict[str,
         return found
     if config.parallel_config.distributed_executor_backend == "uni":
         found["OMP_NUM_THREADS"] = str(threads_of(options))
-        found["GOMP_SPINCOUNT"] = os.environ.get("GOMP_SPINCOUNT", SPINS)
+        found |= waiting()
         found["TMPDIR"] = logs.folder
     elif options.threads is not None and BIND not in os.environ:
         cores = sorted(os.sched_getaffinity(0))[: options.threads]
