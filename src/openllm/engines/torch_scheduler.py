@@ -1,7 +1,7 @@
 """Which sequences run: admission within a budget of tokens, prompts by chunks, steps of all.
 
-Each turn reads at most one chunk of prompts and then makes one token of every running sequence, so
-a long prompt never stops the others for longer than its chunk. When the running sequences outgrow
+A turn reads one chunk of prompts or makes one token of every running sequence, in alternation, so a
+long prompt never stops the others for longer than its chunk. When the running sequences outgrow
 the budget, the one that came last goes back to the queue with the tokens it has made.
 """
 
@@ -57,6 +57,7 @@ class Scheduler:
         self._reading: list[list[Sequence]] = []
         self._prefill: Prefill | None = None
         self._batch = RunningBatch(model, most_rows)
+        self._has_read = False
         self._events: list[Event] = []
 
     @property
@@ -80,14 +81,16 @@ class Scheduler:
         self._waiting.extend(groups)
 
     def turn(self) -> list[Event]:
-        """Read a chunk, make a token of each running sequence; return what to deliver."""
+        """Read a chunk, or make a token of each running sequence; return what to deliver."""
         self._events = []
         self._drop_cancelled()
-        if self._prefill is None:
+        may_read = not (self._has_read and len(self._batch))
+        if may_read and self._prefill is None:
             self._admit()
-        if self._prefill is not None:
+        self._has_read = may_read and self._prefill is not None
+        if self._has_read:
             self._read()
-        if len(self._batch):
+        elif len(self._batch):
             self._step()
         return self._events
 
