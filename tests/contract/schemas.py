@@ -3,6 +3,7 @@
     BOUNDED      every text that follows one is short, so any model must come to its end
     OPEN         some text that follows one has no end, so the token limit may cut it
     DEMANDING    what an engine may leave out if it says so, by the name of the keyword
+    EXCESSIVE    what would take an engine minutes, gigabytes or its life, with the reason given
 
 A property that is not said to be required is optional, and an object takes no others.
 """
@@ -155,4 +156,50 @@ DEMANDING: dict[str, Schema] = {
     },
     "pattern": text(pattern='^"[a-c]\\\\"$'),
     "format": record(day=text(format="date"), address=text(format="ipv4"), id=text(format="uuid")),
+}
+
+
+def nested(depth: int) -> Schema:
+    schema = NULL
+    for _ in range(depth):
+        schema = {"items": schema}
+    return schema
+
+
+def chain(length: int) -> Schema:
+    links = {str(at): {"items": {"$ref": f"#/$defs/{at + 1}"}} for at in range(length)}
+    return {"$ref": "#/$defs/0", "$defs": {**links, str(length): NULL}}
+
+
+def searches(count: int) -> list[Schema]:
+    return [text(pattern=f".*a.{{{at}}}b") for at in range(count)]
+
+
+EXCESSIVE: dict[str, tuple[Schema, str]] = {
+    "depth": (nested(32), "it is nested more than 32 levels deep; flatten it"),
+    "size": ({"const": "x" * 70_000}, "it has 70013 bytes; the limit is 65536"),
+    "references": (chain(1000), "its 1001 references may lead 3000 levels deep"),
+    "minItems": (array(NULL, minItems=10**9), "minItems is 1000000000; it must be at most 1000"),
+    "maxItems": (
+        {"anyOf": [array(NULL, maxItems=10_001)]},
+        "maxItems is 10001; it must be",
+    ),
+    "items in all": (
+        {"prefixItems": [array(NULL, maxItems=9999)] * 6, "default": {"maxItems": -60_000}},
+        "maxItems is 59994 in all; have at most 50000",
+    ),
+    "joined patterns": ({"allOf": searches(40)}, "it has 40 patterns and formats, and joins"),
+    "properties of joined patterns": (
+        {"allOf": [{"properties": {"a": each}} for each in searches(9)]},
+        "it has 9 patterns and formats, and joins",
+    ),
+    "multipleOf": (integer(multipleOf=99_999_989), "multipleOf comes to 99999989;"),
+    "vast multipleOf": (integer(multipleOf=10**400 + 1), "multipleOf comes to 1000000000"),
+    "joined multiples": (
+        {"allOf": [{"multipleOf": 3.07}, {"multipleOf": 509}]},
+        "multipleOf comes to 156263;",
+    ),
+    "options": ({"uniqueItems": True, "x-guidance": {"lenient": True}}, "it holds 'x-guidance'"),
+    "not a number": ({"const": float("nan")}, "it is no JSON: "),
+    "half a character": ({"const": "\ud800"}, "it is no JSON: "),
 }

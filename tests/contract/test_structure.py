@@ -14,7 +14,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from openllm.errors import InvalidRequestError, UnsupportedError
-from tests.contract.schemas import BOUNDED, DEMANDING, OPEN, Schema
+from tests.contract.schemas import BOUNDED, DEMANDING, EXCESSIVE, OPEN, Schema
 from tests.contract.subject import Answer, Subject
 
 pytestmark = pytest.mark.anyio
@@ -115,6 +115,21 @@ async def test_a_keyword_is_followed_or_refused_by_name(subject: Subject, keywor
     assert not isinstance(outcome, BaseException)
     for answer in outcome:
         check(answer, schema)
+
+
+@pytest.mark.reliability("S-18")
+@pytest.mark.parametrize("name", EXCESSIVE)
+async def test_what_asks_for_too_much_is_refused_with_one_reason(
+    subject: Subject, name: str
+) -> None:
+    schema, reason = EXCESSIVE[name]
+    (outcome,) = await asyncio.gather(follow(subject, schema), return_exceptions=True)
+    if not subject.engine.capabilities.structured_output:
+        assert outcome == []
+        return
+    assert isinstance(outcome, InvalidRequestError)
+    assert outcome.param == "json_schema"
+    assert outcome.message.startswith(f"the JSON schema cannot be followed: {reason}")
 
 
 async def liking(subject: Subject, *texts: str, by: float = 100.0) -> dict[int, float]:

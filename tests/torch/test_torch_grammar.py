@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import time
 from collections.abc import Iterator
@@ -241,18 +240,7 @@ def test_white_space_between_the_parts_is_bounded(babbler: Babbler) -> None:
         ({"propertyNames": {}, "dependentRequired": {}}, "'dependentRequired', 'propertyNames'"),
         ({"oneOf": [{"type": "number"}, {"type": "integer"}]}, "oneOf"),
         ({"minProperties": 1, "properties": {"a": {}, "b": {}, "c": {}}}, "maxProperties"),
-        ({"maxItems": 10_001}, "maxItems is 10001"),
-        ({"items": {"minItems": 1001}}, "minItems is 1001"),
-        ({"prefixItems": [{"maxItems": 9999}] * 6}, "maxItems is 59994 in all"),
-        ({"uniqueItems": True, "x-guidance": {"lenient": True}}, "'x-guidance'"),
-        ({"multipleOf": 100_003}, "multipleOf comes to 100003"),
-        ({"allOf": [{"multipleOf": 3.07}, {"multipleOf": 509}]}, "comes to 156263"),
-        ({"allOf": searches(9)}, "9 patterns"),
-        ({"const": math.nan}, "no JSON"),
-        ({"const": "\ud800"}, "no JSON"),
         ({"const": {1}}, "no JSON"),
-        ({"const": "x" * 70_000}, "70013 bytes"),
-        (json.loads('{"items":' * 32 + "{}" + "}" * 32), "32 levels"),
     ],
     ids=str,
 )
@@ -287,6 +275,7 @@ HOSTILE: list[dict[str, Any]] = [
     {"json_schema": schema}
     for schema in (
         nested(15),
+        chain(300),
         chain(1600),
         {"enum": [f"value {at}" for at in range(3000)]},
         {"enum": ["x" * 60_000]},

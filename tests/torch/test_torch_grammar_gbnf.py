@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
+from openllm.engines.grammar_lark import MAX_LEVELS, to_lark
 from openllm.engines.torch_grammar import GrammarCompiler, GrammarMatcher, apply_masks
-from openllm.engines.torch_lark import to_lark
 from openllm.errors import EngineError, InvalidRequestError
 from openllm.types import SamplingParams
 from tests.torch import hf_tokenizers
@@ -188,6 +188,11 @@ def test_notation(grammar: str, yes: list[str], no: list[str]) -> None:
     assert [follows(grammar, text) for text in no] == [False] * len(no)
 
 
+def chained(count: int, rule: str = "{}", last: str = "") -> str:
+    rules = [f"r{at} ::= " + rule.replace("{}", f"r{at + 1}") for at in range(count)]
+    return "\n".join(["root ::= r0", *rules, f'r{count} ::= "a"{last}'])
+
+
 @pytest.mark.parametrize(
     ("grammar", "named"),
     [
@@ -215,6 +220,8 @@ def test_notation(grammar: str, yes: list[str], no: list[str]) -> None:
         ("%llguidance {}", "'%'"),
         ("root ::= " + "(" * 65 + '"a"' + ")" * 65, "64 parentheses"),
         ("root ::= a\na ::= a", "no text satisfies it"),
+        (chained(MAX_LEVELS), "603 levels deep; the limit is 600"),
+        (chained(MAX_LEVELS // 3, '"b" | ({})', " | root"), "604 levels"),
         ("root ::= \"\ud800\"", "U\\+D800"),
     ],
 )  # fmt: skip

@@ -1,22 +1,37 @@
-"""How tokens are made: the engine door and one adapter per engine, imported when first used."""
+"""How tokens are made: the engine door and one adapter per engine, imported when first used.
+
+An engine of the user's own comes through the same table: `add_engine` in a program, or an entry
+point in the group `openllm.engines`, whose name is the engine's and which is an `EngineKind`.
+"""
 
 from __future__ import annotations
 
+import logging
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 from openllm.config.model import LoadOptions
 from openllm.engines.base import Engine
 from openllm.errors import ConfigurationError, EngineNotInstalledError
 from openllm.types import LocalModel, ModelFormat
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+logger = logging.getLogger("openllm.engines")
+
+GROUP = "openllm.engines"
+
 
 class EngineKind(NamedTuple):
     """One row of the table of engines.
 
     Attributes:
-        target: Where its class is, as "module:Class".
+        target: Where its class is, as "module:Class"; it is an `openllm.engines.base.Engine`.
         formats: The formats of models it loads.
         needs: Top-level modules it imports; none is imported to find out whether they are there.
         install: What to install when one is missing.
@@ -44,6 +59,9 @@ ENGINES = {
     "scripted": EngineKind("openllm.engines.scripted_engine:ScriptedEngine", ("script",)),
 }
 
+_BUILT_IN = frozenset(ENGINES)
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.]*")
+
 _ALIASES = {
     "llama.cpp": "llamacpp",
     "llama_cpp": "llamacpp",
@@ -54,6 +72,64 @@ _ALIASES = {
 }
 
 
+def add_engine(
+    name: str,
+    target: str,
+    formats: Iterable[ModelFormat] = ("other",),
+    needs: Iterable[str] = (),
+    install: str = "",
+) -> None:
+    """Let `name` be an engine, as `--backend name` and as a model's default `backend`.
+
+    Args:
+        name: Lower-case letters, digits, "_" and "."; it can be given once.
+        target: Where its class is, as "module:Class". Each model runs in a process of its own,
+            which imports the module by this name.
+        formats: What it loads; "other" for files that only this engine reads.
+        needs: Top-level modules that it imports.
+        install: What to give to `pip install` when one of them is missing.
+
+    Raises:
+        ConfigurationError: The name is none or taken, or the class cannot be found by its name.
+    """
+    kind = EngineKind(target, tuple(formats), tuple(needs), install or name)
+    if not _NAME.fullmatch(name) or name in _ALIASES:
+        raise ConfigurationError(
+            f"{name!r} cannot be the name of an engine; use lower-case letters, digits, '_', '.'."
+        )
+    if name in ENGINES and ENGINES[name] != kind:
+        raise ConfigurationError(f"The engine name {name!r} is already taken; choose another.")
+    module, colon, attribute = target.partition(":")
+    if not (module and colon and attribute.isidentifier()) or module == "__main__":
+        raise ConfigurationError(
+            f"The engine {name!r} is at {target!r}; put its class into a module that can be"
+            " imported anywhere and write 'module:Class'."
+        )
+    ENGINES[name] = kind
+
+
+def added_engines() -> dict[str, EngineKind]:
+    """Return the engines that this process was given, for processes that it starts."""
+    return {name: kind for name, kind in ENGINES.items() if name not in _BUILT_IN}
+
+
+def engine_names() -> tuple[str, ...]:
+    """Return every known engine, those of other packages last; imports none of them."""
+    return tuple(dict.fromkeys((*ENGINES, *_entry_points())))
+
+
+def engine_kind(name: str) -> EngineKind:
+    """Return what is known of engine `name`, as `engine_name` gives it.
+
+    Raises:
+        ConfigurationError: An entry point has that name and cannot be read.
+    """
+    if name not in ENGINES:
+        kind = _read(_entry_points()[name])
+        add_engine(name, *kind)
+    return ENGINES[name]
+
+
 def engine_name(text: str) -> str:
     """Return the engine that `text` means, whatever its spelling.
 
@@ -62,16 +138,60 @@ def engine_name(text: str) -> str:
     """
     name = text.strip().lower().replace("-", "_")
     name = _ALIASES.get(name, name)
-    if name not in ENGINES:
+    if name not in ENGINES and name not in engine_names():
         raise ConfigurationError(
-            f"There is no backend {text!r}; known are {', '.join(ENGINES)}.", param="backend"
+            f"There is no backend {text!r}; known are {', '.join(engine_names())}.",
+            param="backend",
         )
     return name
 
 
+def engines_for(form: ModelFormat) -> Iterator[str]:
+    """Return the engines that load `form`, our own first, in the order of preference.
+
+    An engine of another package that cannot be read is left out, with a warning.
+    """
+    return (name for name in engine_names() if _loads(name, form))
+
+
+def _loads(name: str, form: ModelFormat) -> bool:
+    try:
+        return form in engine_kind(name).formats
+    except ConfigurationError as error:
+        logger.warning("%s", error)
+        return False
+
+
+@cache
+def _entry_points() -> Mapping[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    points = {point.name: point for point in entry_points(group=GROUP)}
+    for name in points.keys() & _BUILT_IN:
+        logger.warning("the engine %r of %s has our own's name; rename it", name, points[name])
+    return points
+
+
+def _read(point: EntryPoint) -> EngineKind:
+    try:
+        found = point.load()
+    except Exception as error:
+        raise ConfigurationError(
+            f"The engine {point.name!r} cannot be imported from {point.value}:"
+            f" {type(error).__name__}: {error}; repair or remove that package.",
+            param="backend",
+        ) from error
+    if not isinstance(found, EngineKind):
+        raise ConfigurationError(
+            f"The engine {point.name!r}: {point.value} is no EngineKind; make it one.",
+            param="backend",
+        )
+    return found
+
+
 def missing_modules(name: str) -> tuple[str, ...]:
     """Return the modules that engine `name` needs and that are not installed."""
-    return tuple(module for module in ENGINES[name].needs if find_spec(module) is None)
+    return tuple(module for module in engine_kind(name).needs if find_spec(module) is None)
 
 
 def check_installed(name: str) -> None:
@@ -80,7 +200,7 @@ def check_installed(name: str) -> None:
     if missing:
         raise EngineNotInstalledError(
             f"The {name} backend needs {' and '.join(missing)}, which this Python does not have;"
-            f" run: pip install '{ENGINES[name].install}'"
+            f" run: pip install '{engine_kind(name).install}'"
         )
 
 
@@ -91,5 +211,5 @@ def create_engine(name: str, model: LocalModel, options: LoadOptions) -> Engine:
         EngineNotInstalledError: A package it needs is missing.
     """
     check_installed(name)
-    module, _, attribute = ENGINES[name].target.partition(":")
+    module, _, attribute = engine_kind(name).target.partition(":")
     return cast(Engine, getattr(import_module(module), attribute)(model, options))

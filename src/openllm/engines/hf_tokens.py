@@ -26,7 +26,7 @@ from openllm.engines.hf_pieces import (
     encode_latin_1,
     sentencepiece_pieces,
 )
-from openllm.errors import InvalidRequestError
+from openllm.engines.request_checks import no_unicode
 from openllm.types import Prompt
 
 MAX_BYTE_VOCABULARY = 1024
@@ -94,9 +94,7 @@ class TokenTable:
         try:
             text.encode()
         except UnicodeEncodeError:
-            raise InvalidRequestError(
-                "the text holds half of a surrogate pair, which is no character; remove it"
-            ) from None
+            raise no_unicode() from None
         return self._encoder.encode(text, special=special)
 
     def decode(self, token_ids: Iterable[int]) -> str:

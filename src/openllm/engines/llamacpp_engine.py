@@ -32,12 +32,12 @@ from openllm.engines.llamacpp_request import (
     encode,
     generation_body,
     native_prompt,
-    token_id,
 )
 from openllm.engines.llamacpp_runs import Runs
 from openllm.engines.llamacpp_schemas import SchemaChecks
 from openllm.engines.llamacpp_socket import NativeSocket
 from openllm.engines.llamacpp_stream import NativeError
+from openllm.engines.request_checks import check_token
 from openllm.errors import (
     EngineError,
     EngineNotInstalledError,
@@ -194,7 +194,7 @@ class LlamaCppEngine:
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Decode ids; raises `InvalidRequestError` for one that is none."""
         started = self._ready()
-        ids = [token_id(each, started.model, "token_ids") for each in token_ids]
+        ids = [check_token(each, started.model.vocabulary, "token_ids") for each in token_ids]
         return str((await started.socket.post("/detokenize", encode({"tokens": ids})))["content"])
 
     async def health(self) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import re
 
+from openllm.engines.json_schemas import schema_error
 from openllm.engines.llamacpp_request import LoadedModel
 from openllm.engines.llamacpp_stream import SCHEMA_DROPPED, NativeError
+from openllm.engines.request_checks import too_long
 from openllm.errors import ContextLengthError, EngineError, InvalidRequestError, OpenLLMError
 
 logger = logging.getLogger("openllm.engines.llamacpp")
@@ -19,11 +21,7 @@ def generation_error(error: NativeError | None, model: LoadedModel) -> OpenLLMEr
     if error is None:
         return InvalidRequestError(NO_TOKENS, param="prompt")
     if error.type == "exceed_context_size_error":
-        return ContextLengthError(
-            f"the prompt has {error.n_prompt_tokens} tokens; the context of model {model.name!r} "
-            f"holds {error.n_ctx}, so send at most {error.n_ctx - 1}",
-            param="prompt",
-        )
+        return too_long(error.n_prompt_tokens, model.name, error.n_ctx, error.n_ctx - 1)
     if "failed to parse grammar" in error.message:
         return InvalidRequestError(
             "grammar is no valid GBNF, has no rule `root`, or is left-recursive", param="grammar"
@@ -35,12 +33,8 @@ def generation_error(error: NativeError | None, model: LoadedModel) -> OpenLLMEr
             param="json_schema",
         )
     if "json_schema" in error.message:
-        return schema_error()
+        return schema_error("it is no valid schema")
     return _unexpected(error)
-
-
-def schema_error(reason: str = "it is no valid schema") -> InvalidRequestError:
-    return InvalidRequestError(f"the JSON schema cannot be followed: {reason}", param="json_schema")
 
 
 def embedding_error(error: NativeError, model: LoadedModel, longest: int) -> OpenLLMError:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from openllm.config.model import LoadOptions
+from openllm.engines.llamacpp_devices import place
 from openllm.errors import EngineStartError, OutOfMemoryError
 from openllm.types import LocalModel
 
@@ -119,6 +120,8 @@ def common_params(model: LocalModel, options: LoadOptions) -> Any:
     if options.threads is not None:
         params.cpuparams.n_threads = options.threads
         params.cpuparams_batch.n_threads = options.threads
+    if options.device is not None:
+        place(params, options.device)
     if options.gpu_layers is not None:
         params.n_gpu_layers = options.gpu_layers
     params.embedding = options.embeddings

@@ -11,18 +11,23 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from openllm.engines.grammar_gbnf import MAX_BYTES
+from openllm.engines.json_schemas import spaced
+from openllm.engines.request_checks import (
+    check_token,
+    check_tokens,
+    no_unicode,
+    penalises,
+    structure_of,
+)
 from openllm.errors import InvalidRequestError, UnsupportedError
 from openllm.types import Prompt, SamplingParams
 
 MAX_INT32 = 2**31 - 1
 MAX_LOGPROBS = 128
-MAX_GRAMMAR_BYTES = 64 << 10
 # llama.cpp draws a seed of its own for 2**32 - 1, which seed + i must not reach for any i < n.
 SEED_RANGE = 2**32 - 1 - 1024
 TRUNCATING = frozenset(("top_k", "top_p", "min_p"))
-# Read by llguidance at a schema's root. Free whitespace has no end: weak models never leave it.
-# Its versions differ in whether a separator is a text or a pattern: these are both.
-SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _OVERWHELMING = 1e6
 
 
@@ -35,7 +40,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         context: Tokens of prompt and output that one sequence holds.
         slots: Sequences generated at once.
         bos: Text of the token that the tokenizer puts first, "" if it puts none.
-        never_in_json: A token that no text under `SPACING` contains, or None if there is none.
+        never_in_json: A token that no JSON as we space it contains, or None if there is none.
     """
 
     name: str
@@ -55,9 +60,7 @@ def encode(body: dict[str, Any]) -> bytes:
     try:
         return msgspec.json.encode(body)
     except UnicodeEncodeError:
-        raise InvalidRequestError(
-            "the text holds half of a surrogate pair, which is no character; remove it"
-        ) from None
+        raise no_unicode() from None
 
 
 def generation_body(prompt: Prompt, params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
@@ -87,7 +90,9 @@ def generation_body(prompt: Prompt, params: SamplingParams, model: LoadedModel) 
         body["post_sampling_probs"] = True
     body |= _constraint(params, model)
     body |= _bias(params, model)
-    _check_stops(params, model)
+    check_tokens(params, model.vocabulary)
+    if not all(params.stop):
+        raise InvalidRequestError("stop holds an empty string; leave it out", param="stop")
     return body
 
 
@@ -108,22 +113,13 @@ def native_prompt(prompt: Prompt, model: LoadedModel, param: str) -> str | list[
             elif piece:
                 pieces.append(piece)
         else:
-            pieces.append(token_id(piece, model, param))
+            pieces.append(check_token(piece, model.vocabulary, param))
     if not pieces:
         raise InvalidRequestError(f"{param} is empty; give at least one token", param=param)
     first = pieces[0]
     if isinstance(first, str) and model.bos and first.startswith(model.bos) and first != model.bos:
         pieces[0] = first = first[len(model.bos) :]
     return first if len(pieces) == 1 and isinstance(first, str) else pieces
-
-
-def token_id(value: int, model: LoadedModel, param: str) -> int:
-    """Return `value` if it is a token id of the model; else raise `InvalidRequestError`."""
-    if not 0 <= value < model.vocabulary:
-        raise InvalidRequestError(
-            f"{param}: {value} is no token id; ids are 0 to {model.vocabulary - 1}", param=param
-        )
-    return value
 
 
 def _max_tokens(value: int) -> int:
@@ -142,7 +138,7 @@ def _sampling(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
     _check("min_p", params.min_p, 0.0, 1.0)
     chain: dict[str, Any] = {"mirostat": 0, "dynatemp_range": 0.0}
     samplers = []
-    if _penalises(params):
+    if penalises(params):
         samplers.append("penalties")
         chain |= _penalties(params, model)
     if params.temperature == 0:
@@ -163,11 +159,6 @@ def _sampling(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
     return chain
 
 
-def _penalises(params: SamplingParams) -> bool:
-    asked = (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
-    return asked != (0.0, 0.0, 1.0)
-
-
 def _penalties(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
     _check("presence_penalty", params.presence_penalty, -100.0, 100.0)
     _check("frequency_penalty", params.frequency_penalty, -100.0, 100.0)
@@ -181,8 +172,7 @@ def _penalties(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
 
 
 def _bias(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
-    for each, bias in params.logit_bias.items():
-        token_id(each, model, "logit_bias")
+    for bias in params.logit_bias.values():
         _check("logit_bias", bias, -100.0, 100.0)
     biases: list[tuple[int | None, float]] = list(params.logit_bias.items())
     if params.json_schema is not None:  # Wins as soon as llama.cpp drops the schema.
@@ -192,16 +182,13 @@ def _bias(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
 
 
 def _constraint(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
-    if params.json_schema is not None and params.grammar is not None:
-        raise InvalidRequestError(
-            "json_schema and grammar exclude each other; give one", param="grammar"
-        )
+    structure_of(params)
     if params.json_schema is not None:
-        return {"json_schema": _spaced(params, model)}
+        return {"json_schema": _spaced(params.json_schema, model)}
     if params.grammar is None:
         return {}
     size = len(params.grammar.encode("utf-8", "replace"))
-    _check("the size of grammar in bytes", size, 1, MAX_GRAMMAR_BYTES, param="grammar")
+    _check("the size of grammar in bytes", size, 1, MAX_BYTES, param="grammar")
     if "\0" in params.grammar:  # Would end it, and an empty grammar is none.
         raise InvalidRequestError("grammar holds the character NUL; remove it", param="grammar")
     if params.grammar.startswith("%llguidance"):
@@ -209,32 +196,14 @@ def _constraint(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
     return {"grammar": params.grammar}
 
 
-def _spaced(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
-    schema = params.json_schema or {}
+def _spaced(schema: dict[str, Any], model: LoadedModel) -> dict[str, Any]:
     if model.never_in_json is None:
         raise UnsupportedError(
             f"the tokenizer of model {model.name!r} has no line break, which is needed to hold it "
             "to JSON; use another model",
             param="json_schema",
         )
-    if params.ignore_eos:
-        raise InvalidRequestError(
-            "ignore_eos and json_schema exclude each other, as JSON ends; give one",
-            param="ignore_eos",
-        )
-    if "x-guidance" in schema:  # Could switch the checking of other keywords off.
-        raise InvalidRequestError(
-            "the JSON schema holds 'x-guidance', which is the engine's own; remove it",
-            param="json_schema",
-        )
-    return schema | {"x-guidance": SPACING}
-
-
-def _check_stops(params: SamplingParams, model: LoadedModel) -> None:
-    if not all(params.stop):
-        raise InvalidRequestError("stop holds an empty string; leave it out", param="stop")
-    for each in params.stop_token_ids:
-        token_id(each, model, "stop_token_ids")
+    return spaced(schema)
 
 
 def _check(

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from msgspec import DecodeError
 
+from openllm.engines.chunk_queue import ChunkQueue
 from openllm.engines.llamacpp_slots import Slots
 from openllm.engines.llamacpp_stream import Answer
 from openllm.errors import EngineError, EngineUnavailableError, OpenLLMError
@@ -33,28 +34,19 @@ class Generation:
         cancelled: Makes llama.cpp stop at its next event; read by the native thread.
     """
 
-    __slots__ = ("_answer", "_chunks", "_error", "_translate", "_waiter", "cancelled")
+    __slots__ = ("_answer", "_chunks", "_translate", "cancelled")
 
     def __init__(
         self, params: SamplingParams, translate: Translate, never: int | None = None
     ) -> None:
         self._answer = Answer(params, never)
         self._translate = translate
-        self._chunks: deque[CompletionChunk] = deque()
-        self._error: OpenLLMError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._chunks = ChunkQueue()
         self.cancelled = False
 
     async def next(self) -> CompletionChunk | None:
         """Return the next chunk, None after the last one; raises what ended the request."""
-        while not self._chunks:
-            if self._error is not None:
-                raise self._error
-            if self._answer.ended:
-                return None
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self._chunks.popleft()
+        return None if self._answer.ended and not self._chunks else await self._chunks.next()
 
     def take(self, data: bytes) -> None:
         """Take in one event of llama.cpp."""
@@ -68,9 +60,8 @@ class Generation:
         if self._answer.error is not None or self._answer.empty:
             self.fail(self._translate(self._answer))
         elif chunk is not None:
-            self._chunks.append(chunk)
+            self._chunks.put(chunk)
             self.cancelled = self._answer.ended
-            self._wake()
 
     def end(self, error: Exception | None) -> None:
         """Take in that the native call has returned, or raised."""
@@ -80,13 +71,8 @@ class Generation:
 
     def fail(self, error: OpenLLMError) -> None:
         self.cancelled = True
-        if self._error is None and not self._answer.ended:
-            self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        if not self._answer.ended:
+            self._chunks.fail(error)
 
 
 class _Ended:

@@ -15,16 +15,14 @@ from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
-from openllm.engines.llamacpp_errors import generation_error, schema_error
+from openllm.engines.json_schemas import schema_error
+from openllm.engines.llamacpp_errors import generation_error
 from openllm.engines.llamacpp_request import LoadedModel, encode, generation_body
 from openllm.engines.llamacpp_runs import Runs
 from openllm.errors import InvalidRequestError
 from openllm.types import SamplingParams
 
 REMEMBERED = 1024
-# Each step of every sequence waits 4 us for each item that is still due, 0.1 us for each that may
-# come; compiling a million takes 1 s, a billion all memory.
-LARGEST = {"minItems": 1000, "maxItems": 10_000}
 
 # What llguidance refuses, for messages only: whether it does is found by trying.
 _UNKNOWN = frozenset(
@@ -60,9 +58,8 @@ class SchemaChecks:
         """Wait for a slot and try a schema, the first time it is seen.
 
         Raises:
-            InvalidRequestError: Output cannot be held to it, or it counts further than `LARGEST`.
+            InvalidRequestError: Output cannot be held to it.
         """
-        check_counts(schema)
         check_patterns(schema)
         key = sha256(encode(schema)).digest()
         known = self._known.get(key)
@@ -91,23 +88,6 @@ class SchemaChecks:
         return True
 
 
-def check_counts(schema: dict[str, Any]) -> None:
-    """Raise `InvalidRequestError` if a count anywhere in it is beyond `LARGEST`."""
-    remaining: list[Any] = [schema]
-    while remaining:
-        part = remaining.pop()
-        if isinstance(part, list):
-            remaining += part
-        elif isinstance(part, dict):
-            for name, limit in LARGEST.items():
-                count = part.get(name)
-                if isinstance(count, (int, float)) and count > limit:
-                    raise InvalidRequestError(
-                        f"{name} is {count}; it must be at most {limit}", param="json_schema"
-                    )
-            remaining += part.values()
-
-
 def check_patterns(schema: dict[str, Any]) -> None:
     """Raise `InvalidRequestError` for a pattern that llguidance gets wrong (xllamacpp 2026.10).
 
@@ -119,10 +99,9 @@ def check_patterns(schema: dict[str, Any]) -> None:
         for pattern in [value] if name == "pattern" else named:
             literal = _PATTERN_PART.sub(lambda part: part[1] or part[2] or "", str(pattern))
             if sign := _ESCAPED_IN_JSON.search(literal):
-                raise InvalidRequestError(
-                    f"the JSON schema cannot be followed: the {name} {_short(pattern)} holds "
-                    f"{sign[0]!r}, which JSON escapes; leave it out or use an enum",
-                    param="json_schema",
+                raise schema_error(
+                    f"the {name} {_short(pattern)} holds {sign[0]!r}, which JSON escapes; leave it "
+                    "out or use an enum"
                 )
 
 

@@ -51,6 +51,7 @@ from math import inf
 
 from openllm._version import __version__
 from openllm.config.model import LoadOptions
+from openllm.engines.request_checks import check_token, too_long
 from openllm.engines.scripted_batch import Batch, Job, Line, die, failure
 from openllm.engines.scripted_rules import Fault, Playbook, Script, read_conversation, read_script
 from openllm.engines.scripted_sequence import ScriptedSequence, TokenSource, check_params
@@ -169,7 +170,7 @@ class ScriptedEngine:
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         return self._vocabulary.decode(
-            self._vocabulary.checked(token_id, "token_ids") for token_id in token_ids
+            check_token(each, len(self._vocabulary), "token_ids") for each in token_ids
         )
 
     async def health(self) -> bool:
@@ -216,11 +217,7 @@ class ScriptedEngine:
         return (usage.prompt_tokens - usage.cached_tokens) / rate if rate else 0.0
 
     def _too_long(self, ids: Sequence[int], most: int) -> ContextLengthError:
-        return ContextLengthError(
-            f"the prompt has {len(ids)} tokens; the context of model {self._model.name!r} holds "
-            f"{self._context_length}, so send at most {most}",
-            param="prompt",
-        )
+        return too_long(len(ids), self._model.name, self._context_length, most)
 
 
 async def fail_to_load(fault: Fault) -> None:

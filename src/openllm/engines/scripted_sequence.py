@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterable
 from random import Random
 
-from openllm.engines.param_ranges import check_ranges
+from openllm.engines.request_checks import check_ranges, check_tokens, penalises
 from openllm.engines.scripted_rules import Answer
 from openllm.engines.scripted_tokens import END_IDS, IM_END_ID, Vocabulary
-from openllm.engines.sequence_output import MadeToken, SequenceOutput
+from openllm.engines.sequence_output import MadeToken, SequenceOutput, token_logprob
 from openllm.errors import UnsupportedError
 from openllm.types import CompletionChunk, SamplingParams, TokenLogprob, Usage
 
@@ -78,10 +78,7 @@ def check_params(params: SamplingParams, vocabulary: Vocabulary) -> None:
         if getattr(params, name) is not None:
             raise UnsupportedError(f"the scripted engine cannot follow a {name}", param=name)
     check_ranges(params)
-    for token_id in params.logit_bias:
-        vocabulary.checked(token_id, "logit_bias")
-    for token_id in params.stop_token_ids:
-        vocabulary.checked(token_id, "stop_token_ids")
+    check_tokens(params, len(vocabulary))
 
 
 class TokenSource:
@@ -106,7 +103,7 @@ class TokenSource:
         if self._samples:
             seed = None if params.seed is None else params.seed + index
             self._rng = Random(seed)  # noqa: S311
-            self._counts = Counter(prompt) if _penalises(params) else Counter()
+            self._counts = Counter(prompt) if penalises(params) else Counter()
 
     def next(self) -> MadeToken:
         """Make one token."""
@@ -138,7 +135,7 @@ class TokenSource:
         logits = dict(raw)
         adjust(logits, self._params, self._counts)
         token_id = sample(logits, self._params, self._rng)
-        if _penalises(self._params):
+        if penalises(self._params):
             self._counts[token_id] += 1
         return token_id
 
@@ -155,13 +152,7 @@ class TokenSource:
     def _logprob(
         self, token_id: int, logprob: float, top: tuple[TokenLogprob, ...] = ()
     ) -> TokenLogprob:
-        data = self.data(token_id)
-        return TokenLogprob(token_id, data.decode("utf-8", "replace"), tuple(data), logprob, top)
-
-
-def _penalises(params: SamplingParams) -> bool:
-    neutral = (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
-    return neutral != (0.0, 0.0, 1.0)
+        return token_logprob(token_id, self.data(token_id), logprob, top)
 
 
 def _alternatives(token_id: int) -> dict[int, float]:

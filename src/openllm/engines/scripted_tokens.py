@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from zlib import crc32
 
+from openllm.engines.request_checks import check_token
 from openllm.errors import InvalidRequestError
 from openllm.types import Prompt
 
@@ -79,7 +80,7 @@ class Vocabulary:
             if isinstance(piece, str):
                 ids += self.encode(piece, special=True)
             else:
-                ids.append(self.checked(piece, "prompt"))
+                ids.append(check_token(piece, len(self), "prompt"))
         if not ids:
             raise InvalidRequestError(
                 "the prompt is empty; give at least one token", param="prompt"
@@ -89,14 +90,6 @@ class Vocabulary:
     def decode(self, token_ids: Iterable[int]) -> str:
         """Decode ids; bytes that are no UTF-8 become U+FFFD."""
         return b"".join(map(self._bytes.__getitem__, token_ids)).decode("utf-8", "replace")
-
-    def checked(self, token_id: int, param: str) -> int:
-        if not 0 <= token_id < len(self._bytes):
-            raise InvalidRequestError(
-                f"{param}: {token_id} is no token id; ids are 0 to {len(self._bytes) - 1}",
-                param=param,
-            )
-        return token_id
 
     def _words(self, text: str) -> Iterator[int]:
         for word in split_words(text):

@@ -20,6 +20,13 @@ class MadeToken(NamedTuple):
     report: TokenLogprob | None = None
 
 
+def token_logprob(
+    token_id: int, data: bytes, logprob: float, top: tuple[TokenLogprob, ...] = ()
+) -> TokenLogprob:
+    """Return what is reported of a token whose text is `data`."""
+    return TokenLogprob(token_id, data.decode("utf-8", "replace"), tuple(data), logprob, top)
+
+
 class SequenceOutput:
     """Tokens of sequence `index` in, chunks out.
 

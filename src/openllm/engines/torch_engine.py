@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from openllm.config.model import LoadOptions
 from openllm.engines.openmp import waiting
-from openllm.engines.param_ranges import check_ranges
+from openllm.engines.request_checks import check_ranges, check_token, check_tokens, too_long
 from openllm.errors import (
     ContextLengthError,
     EngineUnavailableError,
@@ -27,7 +27,6 @@ from openllm.types import (
     GenerateRequest,
     LocalModel,
     Prompt,
-    SamplingParams,
 )
 
 if TYPE_CHECKING:
@@ -103,7 +102,7 @@ class TorchEngine:
         unfinished = request.params.n
         try:
             while unfinished:
-                chunk = await job.next()
+                chunk = await job.chunks.next()
                 unfinished -= chunk.finish_reason is not None
                 yield chunk
         finally:
@@ -132,7 +131,9 @@ class TorchEngine:
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         session = self._started()
-        return session.table.detokenize(_checked(token_ids, session.vocab_size, "token_ids"))
+        return session.table.detokenize(
+            check_token(each, session.vocab_size, "token_ids") for each in token_ids
+        )
 
     async def health(self) -> bool:
         return self._worker is not None and self._worker.healthy
@@ -155,7 +156,8 @@ class TorchEngine:
     async def _job(self, session: TorchSession, request: GenerateRequest) -> Job:
         """Check a request and make its sequences; long texts and grammars in a thread."""
         params = request.params
-        check_params(params, session.vocab_size)
+        check_ranges(params)
+        check_tokens(params, session.vocab_size)
         long = isinstance(request.prompt, str) and len(request.prompt) > LONG_TEXT
         if long or params.json_schema is not None or params.grammar is not None:
             return await asyncio.to_thread(self._make_job, session, request)
@@ -184,7 +186,9 @@ class TorchEngine:
         self, session: TorchSession, prompt: Prompt, *, closed: bool | None = None
     ) -> list[int]:
         if not isinstance(prompt, str):
-            _checked([part for part in prompt if isinstance(part, int)], session.vocab_size)
+            for part in prompt:
+                if isinstance(part, int):
+                    check_token(part, session.vocab_size, "prompt")
         ids = session.table.prompt_ids(prompt, closed=closed)
         if not ids:
             raise InvalidRequestError(
@@ -193,25 +197,4 @@ class TorchEngine:
         return ids
 
     def _too_long(self, ids: Sequence[int], most: int) -> ContextLengthError:
-        return ContextLengthError(
-            f"the prompt has {len(ids)} tokens; the context of model {self._model.name!r} holds "
-            f"{self._started().context_length}, so send at most {most}",
-            param="prompt",
-        )
-
-
-def check_params(params: SamplingParams, vocab_size: int) -> None:
-    """Refuse what cannot be honoured; raises `InvalidRequestError` that names the value."""
-    check_ranges(params)
-    _checked(params.stop_token_ids, vocab_size, "stop_token_ids")
-    _checked(tuple(params.logit_bias), vocab_size, "logit_bias")
-
-
-def _checked(token_ids: Sequence[int], vocab_size: int, param: str = "prompt") -> Sequence[int]:
-    for token_id in token_ids:
-        if not 0 <= token_id < vocab_size:
-            raise InvalidRequestError(
-                f"token id {token_id} is outside of the vocabulary, 0 to {vocab_size - 1}",
-                param=param,
-            )
-    return token_ids
+        return too_long(len(ids), self._model.name, self._started().context_length, most)

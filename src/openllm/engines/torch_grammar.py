@@ -1,36 +1,26 @@
-"""Text held to a JSON schema or a grammar, by llguidance.
-
-JSON is written with ", " and ": " and no other white space between its parts: free white space
-has no end, and weak models never leave it. What llguidance cannot follow is refused when the
-request comes, and so is what it would work at for longer than its own limits say.
-"""
+"""Text held to a JSON schema or a grammar: the masks that llguidance puts on the batch's logits."""
 
 from __future__ import annotations
 
-import re
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 
-from openllm.engines.torch_lark import to_lark
-from openllm.engines.torch_schemas import checked
-from openllm.errors import EngineError, InvalidRequestError, UnsupportedError
+from openllm.engines.grammar_guidance import (
+    asked_of,
+    follow,
+    read_tokenizer,
+    reason_of,
+    unsupported,
+)
+from openllm.errors import EngineError, UnsupportedError
 from openllm.types import SamplingParams
 
-STACK = 256 << 20
-"""Bytes of stack for compiling, of address space alone: rules nested by the thousand overflow
-what threads commonly have, which would end the process."""
 REMEMBERED = 16
 """Grammars kept compiled, for the sequences of a request and for the next request."""
-
-_SPACING = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-_STACK_LOCK = threading.Lock()
-_Kind = Literal["json_schema", "grammar"]
 
 
 class GrammarMatcher:
@@ -66,7 +56,7 @@ class GrammarMatcher:
     def check(self) -> None:
         """Set `error` if llguidance gave up: from then on it would allow the end tokens alone."""
         if self.error is None and self.native.is_error():
-            reason = _reason(self.native.get_error())
+            reason = reason_of(self.native.get_error())
             self.error = EngineError(
                 f"the text could be held to its schema or grammar no further: {reason}; simplify it"
             )
@@ -109,7 +99,7 @@ class GrammarCompiler:
         """Read the vocabulary, which takes some 10 ms for every 10,000 tokens.
 
         Args:
-            tokenizer: A fast tokenizer of transformers.
+            tokenizer: A tokenizer of transformers.
             vocab_size: Width of the logits; may exceed the tokenizer's vocabulary.
             eos_ids: Tokens that end a text.
         """
@@ -117,28 +107,17 @@ class GrammarCompiler:
         self.tokenizer: Any = None
         self._lack = ""
         ends = list(eos_ids)
-        if not getattr(tokenizer, "is_fast", False):
-            self._lack = "this model has no tokenizer.json"
-        elif not ends:
-            self._lack = "this model has no end token"
-        else:
-            self._prepare(tokenizer, ends)
+        try:
+            if not ends:
+                raise unsupported("this model has no end token")
+            self.tokenizer = read_tokenizer(tokenizer, vocab_size, ends)
+        except UnsupportedError as error:
+            self._lack = error.message
+            return
+        from llguidance import LLExecutor
 
-    def _prepare(self, tokenizer: Any, ends: list[int]) -> None:
-        try:
-            from llguidance import LLExecutor
-            from llguidance.hf import from_tokenizer
-        except ImportError:
-            self._lack = "llguidance is missing (install open-llm-server[torch])"
-            return
-        width = max(self.vocab_size, len(tokenizer))
-        try:
-            self.tokenizer = from_tokenizer(tokenizer, n_vocab=width, eos_token=ends)
-        except ValueError as error:
-            self._lack = f"llguidance cannot read this model's tokenizer ({str(error)[:60]})"
-            return
         self._executor = LLExecutor()
-        self._compiled = lru_cache(REMEMBERED)(lambda *grammar: _deep(self._compile, *grammar))
+        self._compiled = lru_cache(REMEMBERED)(lambda asked: follow(self.tokenizer, asked).matcher)
 
     def compile(self, params: SamplingParams) -> GrammarMatcher | None:
         """Return a matcher for one sequence, None if its text is free; may take a second.
@@ -147,80 +126,9 @@ class GrammarCompiler:
             InvalidRequestError: The schema or grammar cannot be followed; `param` says which.
             UnsupportedError: No text of this model can be held to one.
         """
-        if params.json_schema is None and params.grammar is None:
+        asked = asked_of(params)
+        if asked is None:
             return None
-        if params.json_schema is not None and params.grammar is not None:
-            raise InvalidRequestError(
-                "json_schema and grammar exclude each other; give one", param="grammar"
-            )
-        kind: _Kind = "grammar" if params.json_schema is None else "json_schema"
         if self._lack:
-            raise UnsupportedError(
-                f"{self._lack}, so its text cannot be held to a {kind}", param=kind
-            )
-        if params.ignore_eos:
-            raise InvalidRequestError(
-                f"ignore_eos and {kind} exclude each other, as such a text ends; give one",
-                param="ignore_eos",
-            )
-        text = params.grammar if params.json_schema is None else checked(params.json_schema)
-        return GrammarMatcher(self._compiled(kind, text).deep_copy(), self._executor)
-
-    def _compile(self, kind: _Kind, text: str) -> Any:
-        """Return an `LLMatcher` whose first mask is known to be computable."""
-        from llguidance import LLMatcher
-
-        if kind == "grammar":
-            forms = [LLMatcher.grammar_from_lark(form) for form in to_lark(text)]
-        else:
-            forms = [LLMatcher.grammar_from_json_schema(text, overrides=_SPACING)]
-        reason = ""
-        for form in forms:
-            matcher = LLMatcher(self.tokenizer, form, log_level=0)
-            warnings = [] if matcher.is_error() else matcher.get_grammar_warnings()
-            if not matcher.is_error() and not warnings:
-                matcher.compute_bitmask()
-                if not matcher.is_error():
-                    return matcher
-            reason = _reason(matcher.get_error() or warnings[0])
-        name = "JSON schema" if kind == "json_schema" else "grammar"
-        raise InvalidRequestError(f"the {name} cannot be followed: {reason}", param=kind)
-
-
-def _deep(work: Callable[..., Any], *args: Any) -> Any:
-    """Return `work(*args)`, done in a thread with a deep stack."""
-    done: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work(*args))
-        except Exception as error:
-            done.set_exception(error)
-
-    with _STACK_LOCK:
-        before = threading.stack_size(STACK)
-        try:
-            threading.Thread(target=run, name="grammar", daemon=True).start()
-        finally:
-            threading.stack_size(before)
-    return done.result()
-
-
-def _reason(message: str) -> str:
-    """Return what llguidance says, in one line and without its own options and state."""
-    if keys := re.match(r"Unimplemented keys: \[(.*)\]", message):
-        names = keys[1].replace('"', "'")
-        return f"it uses {names}, which cannot be followed; remove what is named"
-    if message.startswith("min/maxProperties"):
-        return "minProperties and maxProperties need all keys of 'properties' to be required"
-    if message.startswith("oneOf"):
-        return "oneOf is supported only if its schemas exclude each other; use anyOf"
-    if message.startswith("regex parse error"):
-        return f"a pattern cannot be used: {message.rpartition('error: ')[2].strip()}"
-    if message.startswith("Unable to determine"):
-        return "the patterns and lengths joined in it are too complex; leave some out"
-    if message.startswith("panic"):
-        return "it is too large; simplify it"
-    if message.startswith("NoExtension"):
-        return "no text satisfies it"
-    return message.partition("\n")[0][:200]
+            raise UnsupportedError(self._lack, param=asked.kind)
+        return GrammarMatcher(self._compiled(asked).deep_copy(), self._executor)

@@ -50,12 +50,6 @@ class TokenCounts:
         return self._counts[: len(self._at)]
 
 
-def penalises(params: SamplingParams) -> bool:
-    """Whether any of the three penalties is set."""
-    asked = (params.presence_penalty, params.frequency_penalty, params.repetition_penalty)
-    return asked != (0.0, 0.0, 1.0)
-
-
 class Penalised(NamedTuple):
     """A row of the batch that has penalties."""
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from random import Random
 
+from openllm.engines.request_checks import check_token, penalises
 from openllm.engines.torch_grammar import GrammarMatcher
-from openllm.engines.torch_penalties import TokenCounts, penalises
-from openllm.errors import EngineError, InvalidRequestError
+from openllm.engines.torch_penalties import TokenCounts
+from openllm.errors import EngineError
 from openllm.types import SamplingParams
 
 FROZEN = 1e-5
@@ -42,11 +43,7 @@ class SequenceSampling:
             grammar: A matcher of this sequence alone.
         """
         for token_id in params.logit_bias:
-            if not 0 <= token_id < vocab_size:  # Would change another row.
-                raise InvalidRequestError(
-                    f"logit_bias: {token_id} is no token id; ids are 0 to {vocab_size - 1}",
-                    param="logit_bias",
-                )
+            check_token(token_id, vocab_size, "logit_bias")  # Would change another row.
         self.params = params
         self.grammar = grammar
         self.greedy = params.temperature <= FROZEN or params.top_p < NUCLEUS or params.top_k == 1

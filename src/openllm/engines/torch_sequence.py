@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Sequence as Ids
 
+from openllm.engines.chunk_queue import ChunkQueue
 from openllm.engines.hf_tokens import TokenTable
-from openllm.engines.sequence_output import MadeToken, SequenceOutput
+from openllm.engines.sequence_output import MadeToken, SequenceOutput, token_logprob
 from openllm.engines.torch_sampling import RowLogprobs, SequenceSampling
-from openllm.errors import OpenLLMError
 from openllm.types import CompletionChunk, SamplingParams, TokenLogprob, Usage
 
 
@@ -67,16 +65,14 @@ class Sequence:
     def _logprob(
         self, token_id: int, value: float, top: tuple[TokenLogprob, ...] = ()
     ) -> TokenLogprob:
-        data = self._table.bytes_of(token_id)
-        return TokenLogprob(token_id, data.decode("utf-8", "replace"), tuple(data), value, top)
+        return token_logprob(token_id, self._table.bytes_of(token_id), value, top)
 
 
 class Job:
     """One request: its sequences, and where its chunks wait for whoever reads the stream.
 
-    The worker thread makes chunks; `deliver` and `fail` run on the event loop, as readers do.
-
     Attributes:
+        chunks: Made by the worker's thread, put and read on the event loop.
         ends: Token ids that end a sequence.
         limit: Most new tokens of a sequence.
         cancelled: Set by the reader; the worker drops the job before its next step.
@@ -91,28 +87,4 @@ class Job:
         self.limit = limit
         self.sequences: list[Sequence] = []
         self.cancelled = False
-        self._chunks: deque[CompletionChunk] = deque()
-        self._error: OpenLLMError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def deliver(self, chunk: CompletionChunk) -> None:
-        self._chunks.append(chunk)
-        self._wake()
-
-    def fail(self, error: OpenLLMError) -> None:
-        """End the request with an error, which its reader meets behind the chunks."""
-        self._error = error
-        self._wake()
-
-    async def next(self) -> CompletionChunk:
-        """Return the next chunk; raises what the request failed with."""
-        while not self._chunks:
-            if self._error is not None:
-                raise self._error
-            self._waiter = asyncio.get_running_loop().create_future()
-            await self._waiter
-        return self._chunks.popleft()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+        self.chunks = ChunkQueue()

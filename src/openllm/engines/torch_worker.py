@@ -151,9 +151,9 @@ def as_ours(error: Exception) -> EngineError:
 def _deliver(events: list[Event]) -> None:
     for job, event in events:
         if isinstance(event, OpenLLMError):
-            job.fail(event)
+            job.chunks.fail(event)
         else:
-            job.deliver(event)
+            job.chunks.put(event)
 
 
 def _fail(future: asyncio.Future[object], error: Exception) -> None:

@@ -57,6 +57,8 @@ def engine_arguments(
     }
     if options.context_length is not None:
         arguments["max_model_len"] = options.context_length
+    if options.gpu_memory_utilization is not None:
+        arguments["gpu_memory_utilization"] = options.gpu_memory_utilization
     if options.prefill_chunk is not None:
         # What a step reads and writes together; vLLM wants room in it for one token of each.
         arguments["max_num_batched_tokens"] = options.prefill_chunk + arguments["max_num_seqs"]

@@ -26,12 +26,9 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from openllm.config.model import LoadOptions
+from openllm.engines.request_checks import check_token
 from openllm.engines.vllm_logs import LogPipe
-from openllm.engines.vllm_request import (
-    prompt_ids,
-    token_id,
-    token_limit,
-)
+from openllm.engines.vllm_request import prompt_ids, token_limit
 from openllm.errors import (
     ContextLengthError,
     EngineError,
@@ -164,7 +161,9 @@ class VLLMEngine:
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Decode ids; raises `InvalidRequestError` for one that is none."""
         model = self._ready().model
-        return model.table.detokenize(token_id(each, model, "token_ids") for each in token_ids)
+        return model.table.detokenize(
+            check_token(each, model.vocabulary, "token_ids") for each in token_ids
+        )
 
     async def health(self) -> bool:
         """Whether vLLM's process lives and its loop still turns."""

@@ -28,7 +28,7 @@ from openllm.engines.vllm_arguments import engine_arguments
 from openllm.engines.vllm_errors import start_error
 from openllm.engines.vllm_logs import LogPipe
 from openllm.engines.vllm_memory import free_bytes, plan_kv_cache
-from openllm.errors import EngineNotInstalledError
+from openllm.errors import ConfigurationError, EngineNotInstalledError
 from openllm.types import LocalModel
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ PREFILL_CHUNK = 128
 in a step, the requests of a burst all wait for the last one's prompt."""
 
 LOGGING = "VLLM_LOGGING_CONFIG_PATH"
+VISIBLE = "CUDA_VISIBLE_DEVICES"
 BIND = "VLLM_CPU_OMP_THREADS_BIND"
 SIZING = ("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override")
 """Engine arguments that size the KV cache; with one of them vLLM plans it by itself."""
@@ -187,6 +188,7 @@ def _configure(model: LocalModel, options: LoadOptions) -> tuple[dict[str, Any],
     from vllm.engine.arg_utils import AsyncEngineArgs as Arguments
     from vllm.platforms import current_platform
 
+    _check_device(options.device, str(current_platform.device_type))
     arguments = engine_arguments(model, options, set(Arguments.__dataclass_fields__))
     if arguments.get("max_model_len") == options.context_length is not None:
         free = {name: value for name, value in arguments.items() if name != "max_model_len"}
@@ -212,6 +214,25 @@ def _configure(model: LocalModel, options: LoadOptions) -> tuple[dict[str, Any],
     if _computes_in_engine(arguments, config):
         config.parallel_config.distributed_executor_backend = "uni"
     return arguments, config
+
+
+def _card(device: str) -> dict[str, str]:
+    """Return the variable that shows one card only, of those this process may see."""
+    number = device.partition(":")[2]
+    if not number:
+        return {}
+    seen = os.environ.get(VISIBLE, "").split(",")
+    return {VISIBLE: seen[int(number)] if len(seen) > int(number) and seen[0] else number}
+
+
+def _check_device(device: str | None, kind: str) -> None:
+    """Refuse a device that the installed vLLM was not built for."""
+    if device is not None and device.partition(":")[0] != kind:
+        raise ConfigurationError(
+            f"device {device}: the installed vLLM computes on {kind}; use --device {kind}, or"
+            " --backend torch",
+            param="device",
+        )
 
 
 def _context(model: LocalModel, asked: int, limit: int) -> int:
@@ -253,7 +274,7 @@ def _of_processes(options: LoadOptions, config: Any, logs: LogPipe) -> dict[str,
     if options.enforce_eager:
         found["TORCHDYNAMO_DISABLE"] = "1"  # Else parts of the sampler are compiled all the same.
     if not current_platform.is_cpu():
-        return found
+        return found | _card(options.device or "")
     if config.parallel_config.distributed_executor_backend == "uni":
         found["OMP_NUM_THREADS"] = str(threads_of(options))
         found |= waiting()

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from openllm.engines.param_ranges import check_ranges
+from openllm.engines.request_checks import check_ranges, check_token, check_tokens, too_long
 from openllm.engines.vllm_arguments import MAX_LOGPROBS
-from openllm.errors import ContextLengthError, InvalidRequestError
+from openllm.errors import InvalidRequestError
 from openllm.types import Prompt, SamplingParams
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def prompt_ids(
     if not ids:
         raise InvalidRequestError(f"{param} is empty; give at least one token", param=param)
     for extreme in (min(ids), max(ids)):  # A tokenizer, too, may know more tokens than the model.
-        token_id(extreme, model, param)
+        check_token(extreme, model.vocabulary, param)
     return ids
 
 
@@ -77,21 +77,8 @@ def token_limit(params: SamplingParams, ids: Sequence[int], model: LoadedModel) 
     """Return how many tokens may be made behind a prompt; raises `ContextLengthError` for none."""
     room = model.context - len(ids)
     if room < 1:
-        raise ContextLengthError(
-            f"the prompt has {len(ids)} tokens; the context of model {model.name!r} holds "
-            f"{model.context}, so send at most {model.context - 1}",
-            param="prompt",
-        )
+        raise too_long(len(ids), model.name, model.context, model.context - 1)
     return room if params.max_tokens is None else min(params.max_tokens, room)
-
-
-def token_id(value: int, model: LoadedModel, param: str) -> int:
-    """Return `value` if it is a token id of the model; else raise `InvalidRequestError`."""
-    if not 0 <= value < model.vocabulary:
-        raise InvalidRequestError(
-            f"{param}: {value} is no token id; ids are 0 to {model.vocabulary - 1}", param=param
-        )
-    return value
 
 
 def sampling_arguments(params: SamplingParams, model: LoadedModel, limit: int) -> dict[str, Any]:
@@ -108,6 +95,7 @@ def sampling_arguments(params: SamplingParams, model: LoadedModel, limit: int) -
         InvalidRequestError: A value is out of range; `param` names it.
     """
     check_ranges(params)
+    check_tokens(params, model.vocabulary)
     for name, (low, high) in LIMITS.items():
         value = getattr(params, name)
         if value is not None and not low <= value <= high:
@@ -117,8 +105,8 @@ def sampling_arguments(params: SamplingParams, model: LoadedModel, limit: int) -
     arguments: dict[str, Any] = {
         "max_tokens": limit,
         "ignore_eos": params.ignore_eos,
-        "stop_token_ids": [token_id(e, model, "stop_token_ids") for e in params.stop_token_ids],
-        "logit_bias": {token_id(e, model, "logit_bias"): b for e, b in params.logit_bias.items()},
+        "stop_token_ids": list(params.stop_token_ids),
+        "logit_bias": dict(params.logit_bias),
         "presence_penalty": params.presence_penalty,
         "frequency_penalty": params.frequency_penalty,
         "repetition_penalty": params.repetition_penalty,

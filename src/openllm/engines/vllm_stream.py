@@ -12,7 +12,7 @@ from contextlib import aclosing
 from typing import Any
 
 from openllm.engines.hf_tokens import TokenTable
-from openllm.engines.sequence_output import MadeToken, SequenceOutput
+from openllm.engines.sequence_output import MadeToken, SequenceOutput, token_logprob
 from openllm.errors import EngineError
 from openllm.types import CompletionChunk, SamplingParams, TokenLogprob, Usage
 
@@ -98,9 +98,7 @@ class SequenceStream:
 
     def _report(self, token_id: int, logprob: float) -> TokenLogprob:
         data = self._table.bytes_of(token_id)
-        return TokenLogprob(
-            token_id, data.decode("utf-8", "replace"), tuple(data), max(logprob, LEAST_LOGPROB)
-        )
+        return token_logprob(token_id, data, max(logprob, LEAST_LOGPROB))
 
 
 async def merge(streams: Sequence[Chunks]) -> Chunks:

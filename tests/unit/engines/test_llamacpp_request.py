@@ -8,9 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from openllm.engines.json_schemas import SPACING
 from openllm.engines.llamacpp_request import (
     SEED_RANGE,
-    SPACING,
     LoadedModel,
     encode,
     generation_body,

@@ -8,16 +8,22 @@ what the GBNF means. The first costs microseconds a token, the second millisecon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from graphlib import CycleError, TopologicalSorter
 from typing import NamedTuple
 
-from openllm.engines.torch_gbnf import Chars, Choice, Node, Repeat, Rule, names, parse, parts
+from openllm.engines.grammar_gbnf import Chars, Choice, Node, Repeat, Rule, names, parse, parts
+from openllm.errors import InvalidRequestError
 
 MAX_PATTERN = 20_000
 """Characters that the one word may match, repetitions counted; endless ones count as `ENDLESS`."""
 ENDLESS = 10
 MAX_NESTING = 200
 """Rules and parentheses within each other in that word: llguidance recurs into them."""
+MAX_LEVELS = 600
+"""Those of the whole grammar, where a rule that calls itself counts once: each takes some 4 KB of
+the stack of whichever thread compiles it, and 2,000 end the process."""
 
 
 def to_lark(gbnf: str) -> list[str]:
@@ -27,6 +33,13 @@ def to_lark(gbnf: str) -> list[str]:
         InvalidRequestError: It is no valid GBNF, names model tokens, or is too large.
     """
     rules = parse(gbnf)
+    levels = _levels(rules)
+    if levels > MAX_LEVELS:
+        raise InvalidRequestError(
+            f"the grammar nests rules and parentheses {levels} levels deep; the limit is "
+            f"{MAX_LEVELS}, so merge rules",
+            param="grammar",
+        )
     forms = [_in_characters(rules)]
     pattern = _as_pattern(rules)
     if pattern is not None:
@@ -45,24 +58,40 @@ class _Written(NamedTuple):
 def _as_pattern(rules: Mapping[str, Node]) -> str | None:
     """Return the whole grammar as a regular expression; None if it recurs or grows too large."""
     done: dict[str, _Written] = {}
-    missing = {name: set(names(node)) for name, node in rules.items()}
-    users: dict[str, list[str]] = {name: [] for name in rules}
-    for name, needed in missing.items():
-        for each in needed:
-            users[each].append(name)
-    ready = [name for name, needed in missing.items() if not needed]
-    while ready and "root" not in done:
-        name = ready.pop()
+    for name in _plain(rules):
         weight, nesting = _size(rules[name], done)
         if weight > MAX_PATTERN or nesting > MAX_NESTING:
             return None
         pattern = _write(rules[name], "{}", "", "|", "(?:{})", lambda each: done[each].pattern)
         done[name] = _Written(pattern, weight, nesting)
-        for user in users[name]:
-            missing[user].discard(name)
-            if not missing[user]:
-                ready.append(user)
-    return done["root"].pattern if "root" in done else None
+        if name == "root":
+            return pattern
+    return None
+
+
+def _levels(rules: Mapping[str, Node]) -> int:
+    """Return how deep rules and parentheses may lie within each other."""
+    done: dict[str, int] = {}
+    for name in _plain(rules):
+        done[name] = _depth(rules[name], done)
+    recurring = [_depth(node, {}) for name, node in rules.items() if name not in done]
+    return sum(recurring) + max(done.values(), default=0)
+
+
+def _depth(node: Node, done: Mapping[str, int]) -> int:
+    if isinstance(node, Rule):
+        return 1 + done.get(node.name, 0)
+    return 1 + max((_depth(part, done) for part in parts(node)), default=0)
+
+
+def _plain(rules: Mapping[str, Node]) -> Iterator[str]:
+    """Yield the rules that do not come to call themselves, each behind those that it calls."""
+    order = TopologicalSorter({name: names(node) for name, node in rules.items()})
+    with suppress(CycleError):  # Then it has the rules up to where they recur.
+        order.prepare()
+    while ready := order.get_ready():
+        yield from ready
+        order.done(*ready)
 
 
 def _size(node: Node, done: Mapping[str, _Written]) -> tuple[int, int]:

@@ -1,0 +1,37 @@
+"""Where llama.cpp computes: on the processor, on all cards, or on one of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from openllm.errors import ConfigurationError
+
+
+def place(params: Any, device: str) -> None:
+    """Set the parameters for `device`: cpu, cuda, cuda:N or mps.
+
+    Raises:
+        ConfigurationError: The build of llama.cpp that is installed sees no such device.
+    """
+    import xllamacpp
+
+    if device == "cpu":
+        params.n_gpu_layers = 0
+        return
+    kinds = xllamacpp.ggml_backend_dev_type
+    cards = [
+        one["name"]
+        for one in xllamacpp.get_device_info()
+        if one["type"] in (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    ]
+    number = int(device.partition(":")[2] or 0)
+    if number >= len(cards):
+        raise ConfigurationError(
+            f"device {device}: the installed llama.cpp sees"
+            f" {f'the cards {cards}' if cards else 'no GPU'}; use --device cpu, or install an"
+            " xllamacpp built for your cards",
+            param="device",
+        )
+    if ":" in device:
+        params.main_gpu = number
+        params.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
