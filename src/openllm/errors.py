@@ -5,6 +5,7 @@ OpenLLMError
  |   +- ContextLengthError               prompt longer than the model's context
  |   +- UnsupportedError                 a field this engine or model cannot honour
  +- ModelNotFoundError (LookupError)     no such model is served or known
+ +- ModelFetchError                      a model cannot be downloaded, now or with this token
  +- ConfigurationError (ValueError)      a setting is wrong; nothing was started
  |   +- ModelFileError                   a model file is missing, truncated or not what it says
  |   +- AddressInUseError                the address to listen on is taken
@@ -63,6 +64,10 @@ class UnsupportedError(InvalidRequestError):
 
 class ModelNotFoundError(OpenLLMError, LookupError):
     code = "model_not_found"
+
+
+class ModelFetchError(OpenLLMError):
+    code = "model_fetch_failed"
 
 
 class ConfigurationError(OpenLLMError, ValueError):

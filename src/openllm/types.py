@@ -128,18 +128,26 @@ class EmbeddingOutput(Struct, frozen=True):
     prompt_tokens: int
 
 
-ModelFormat = Literal["gguf", "safetensors", "script"]
+ModelFormat = Literal["gguf", "safetensors", "script", "other"]
+"""What a model's files are; "other" is read by an engine of the user's own alone."""
 
 
 class LocalModel(Struct, frozen=True, kw_only=True):
     """A model whose files are on this machine: the name requests use, and what the files are.
 
-    `path` is absolute: a file, or for "safetensors" a folder in the layout of transformers.
+    Attributes:
+        path: Absolute: a file, or for "safetensors" a folder in the layout of transformers.
+        source: Where it came from, "org/name" or a URL; "" for what was here already.
+        revision: The commit of a model from the hub.
+        tag: "name:version" in BentoML's store; "" for what is not in it.
     """
 
     name: str
     path: str
     format: ModelFormat
+    source: str = ""
+    revision: str = ""
+    tag: str = ""
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+
+class ByModel:
+    """Marks a field whose flag may be repeated and name models, as in `llama:gpu:0,demo:cpu`."""
+
+
+_DEVICE = re.compile(r"cpu|mps|(?:cuda|gpu)(?::\d{1,3})?")
+
+
+def _device(text: str) -> str:
+    """Return the device in PyTorch's words, where "gpu" is "cuda"."""
+    if _DEVICE.fullmatch(text) is None:
+        raise ValueError("it is no device; give cpu, gpu, gpu:N, cuda, cuda:N or mps")
+    return text.replace("gpu", "cuda")
+
 
 Penalty = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
 
@@ -37,8 +53,10 @@ class LoadOptions(BaseModel):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the weights on torch and vllm; auto: as the model's files."
     )
-    device: str | None = Field(
-        None, description="cpu, cuda, cuda:N or mps, on torch [default: the fastest there is]."
+    device: Annotated[Annotated[str, AfterValidator(_device)] | None, ByModel()] = Field(
+        None,
+        description="cpu, gpu, gpu:N (cuda is the same) or mps, on torch, of all models or as"
+        " MODEL:DEVICE of one; a list, and may be repeated [default: the fastest there is].",
     )
     kv_cache_tokens: int | None = Field(
         None, ge=1, description="Tokens that fit the KV cache [default: as memory allows]."
@@ -48,6 +66,14 @@ class LoadOptions(BaseModel):
         ge=1,
         description="Prompt tokens read between two steps of the running requests"
         " [default: 512 on torch, on vllm 128 on a CPU and vLLM's own elsewhere].",
+    )
+    gpu_memory_utilization: float | None = Field(
+        None,
+        ge=0.0,
+        le=1.0,
+        allow_inf_nan=False,
+        description="Share of the device's memory that vllm may take, weights and KV cache together"
+        " [default: vLLM's own]; refused for models that run on other engines.",
     )
     enforce_eager: bool = Field(
         False, description="Run without compiled graphs: starts sooner, runs slower."

@@ -6,7 +6,7 @@ import ipaddress
 import os
 import stat
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -41,7 +41,12 @@ def _not_empty(key: str) -> str:
     return key
 
 
+class Blanks:
+    """Marks a list whose items have no blanks: they separate them in the environment."""
+
+
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
+Words = Annotated[tuple[str, ...], Blanks()]
 
 
 class ServerSettings(BaseModel):
@@ -60,7 +65,7 @@ class ServerSettings(BaseModel):
         description="Port to listen on; 0 picks a free one, and the ready line is then JSON with "
         "the keys ready (the URL), port, models and try.",
     )
-    api_key: tuple[Annotated[str, AfterValidator(_not_empty)], ...] = Field(
+    api_key: Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Blanks()] = Field(
         (),
         repr=False,
         description="Key that clients must send; may be repeated. Without one all may ask.",
@@ -68,10 +73,10 @@ class ServerSettings(BaseModel):
     api_key_file: ReadableFile | None = Field(
         None, description="File of keys, one a line; lines that begin with # are comments."
     )
-    allowed_host: tuple[str, ...] = Field(
+    allowed_host: Words = Field(
         (), description="Name allowed in the Host header beside the loopback's; may be repeated."
     )
-    allowed_origin: tuple[str, ...] = Field(
+    allowed_origin: Words = Field(
         (), description="Web origin, such as https://app.example, allowed to call; may be repeated."
     )
     max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body.")
@@ -95,7 +100,13 @@ class ServerSettings(BaseModel):
     )
     backlog: int = Field(2048, ge=1, description="Connections that may wait to be accepted.")
     workers: int = Field(1, ge=1, description="API processes; models live in their own processes.")
+    allow_pull: bool = Field(
+        False, description="Let clients download models into the store by POST /pull."
+    )
     access_log: bool = Field(False, description="Log one line for each request.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log line shown."
+    )
     ssl_certfile: ReadableFile | None = Field(
         None, description="TLS certificate with its chain, as PEM; turns HTTPS on."
     )

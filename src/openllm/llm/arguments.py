@@ -9,9 +9,13 @@ from typing import Any, TypedDict, TypeVar
 import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
+from openllm.config.effective import checked
+from openllm.config.explain import together
+from openllm.config.fields import ALIASES
 from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
+from openllm.config.sources import Given
 from openllm.errors import ConfigurationError, InvalidRequestError
 from openllm.llm.output import new_request_id
 from openllm.types import GenerateRequest, Message, SamplingParams
@@ -19,11 +23,6 @@ from openllm.types import GenerateRequest, Message, SamplingParams
 GREEDY_TEMPERATURE = 1e-5
 GREEDY_TOP_P = 1e-8
 
-_ALIASES = {
-    "max_new_tokens": "max_tokens",
-    "freq_penalty": "frequency_penalty",
-    "stop": "stop_sequence",
-}
 _DEFAULTED = frozenset(RequestDefaults.model_fields) & frozenset(SamplingParams.__struct_fields__)
 
 Settings = TypeVar("Settings", bound=BaseModel)
@@ -76,19 +75,21 @@ def model_config(backend: str | None, options: Mapping[str, Any]) -> ModelConfig
 
     Raises:
         TypeError: There is no such option.
-        ConfigurationError: A value is wrong; the message names it.
+        ConfigurationError: Values are wrong; the message names all of them.
     """
     known = (*LoadOptions.model_fields, *RequestDefaults.model_fields)
-    check_names("LLM", options, (*known, *_ALIASES))
+    check_names("LLM", options, (*known, *ALIASES))
     given = _renamed("LLM", options)
     if backend is not None:
         given["backend"] = backend
-    stops = given.get("stop_sequence")
-    if stops is None or isinstance(stops, str):
-        given["stop_sequence"] = (stops,) if stops else ()
-    return ModelConfig(
-        load=_settings(LoadOptions, given), defaults=_settings(RequestDefaults, given)
-    )
+    if given.get("stop_sequence") == "":
+        del given["stop_sequence"]
+    mistakes: list[str] = []
+    load = _settings(LoadOptions, given, mistakes)
+    defaults = _settings(RequestDefaults, given, mistakes)
+    if mistakes:
+        raise ConfigurationError(together(mistakes))
+    return ModelConfig(load=load, defaults=defaults)
 
 
 def check_names(function: str, given: Iterable[str], known: Sequence[str]) -> None:
@@ -140,22 +141,16 @@ def _renamed(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in options.items():
         if value is None:
             continue
-        own = _ALIASES.get(name, name)
+        own = ALIASES.get(name, name)
         if own in renamed and renamed[own] != value:
             raise TypeError(f"{function}() got two values for {own}; give {name!r} or {own!r}")
         renamed[own] = value
     return renamed
 
 
-def _settings(model: type[Settings], given: Mapping[str, Any]) -> Settings:
-    fields = {name: given[name] for name in model.model_fields if name in given}
-    try:
-        return model.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0]) if first["loc"] else ""
-        message = first["msg"][:1].lower() + first["msg"][1:]
-        raise ConfigurationError(f"{name}={first['input']!r}: {message}", param=name) from None
+def _settings(model: type[Settings], given: Mapping[str, Any], mistakes: list[str]) -> Settings:
+    values = {name: Given(given[name], name) for name in model.model_fields if name in given}
+    return checked(model, [values], mistakes)
 
 
 def _params(

@@ -6,6 +6,7 @@ processes or of other models.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -20,6 +21,7 @@ from openllm.errors import UnsupportedError
 from openllm.llm.choice import choose_engine
 from openllm.llm.preprompt import preprompt_text, with_preprompt
 from openllm.llm.templates import TextRules, text_rules
+from openllm.models.store import Hold, find_tag, hold, quick_check, touch
 from openllm.prompts import LiteralText
 from openllm.types import (
     Capabilities,
@@ -57,6 +59,7 @@ class ChatEngine:
         self._rules = TextRules(None)
         self._affixes: tuple[list[int], list[int]] = [], []
         self._preprompt = ""
+        self._hold: Hold | None = None
 
     @property
     def engine(self) -> Engine:
@@ -79,6 +82,7 @@ class ChatEngine:
             ConfigurationError: The chat template does not compile.
             EngineStartError: The engine cannot load the model.
         """
+        await asyncio.to_thread(self._keep_files)
         self._rules = text_rules(self.model)
         self._preprompt = preprompt_text(self.config.defaults.prompt)
         await self._engine.start()
@@ -108,6 +112,8 @@ class ChatEngine:
 
     async def close(self) -> None:
         await self._engine.close()
+        if self._hold is not None:
+            self._hold.close()
 
     async def render(self, request: GenerateRequest) -> RenderedPrompt:
         """Return the prompt of a request: messages pass through the model's chat template, and a
@@ -147,6 +153,13 @@ class ChatEngine:
         if text or tokenizer is None:
             return text
         return str(tokenizer.convert_ids_to_tokens(token_id) or "")
+
+    def _keep_files(self) -> None:
+        """Keep a stored model, which must be whole, from being removed while it is loaded."""
+        stored = find_tag(self.model.tag) if self.model.tag else None
+        if stored is not None and self._hold is None:
+            self._hold = hold(quick_check(stored))
+            touch(stored)
 
     async def _encode(self, text: str) -> list[int]:
         return await self._engine.tokenize(text, special=True)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from openllm.config.model import LoadOptions
-from openllm.engines import ENGINES, check_installed, engine_name
+from openllm.engines import check_installed, engine_kind, engine_name, engines_for
 from openllm.engines.vllm_presence import unfit
 from openllm.errors import ConfigurationError
 from openllm.models.families import why_not
 from openllm.models.folder import read_folder
-from openllm.types import LocalModel
+from openllm.types import LocalModel, ModelFormat
 
 
 class EngineChoice(NamedTuple):
@@ -32,38 +32,70 @@ def choose_engine(model: LocalModel, options: LoadOptions) -> EngineChoice:
     if model.format == "safetensors":
         trust = options.trust_remote_code
         architecture = read_folder(model.path, trust_remote_code=trust).architecture
-    choice = _asked(model, options.backend) if options.backend else _fitting(model, architecture)
+    return choose_by_facts(model.name, model.format, architecture, options)
+
+
+def choose_by_facts(
+    name: str, form: ModelFormat, architecture: str, options: LoadOptions
+) -> EngineChoice:
+    """Choose the engine of a model whose files need not be here.
+
+    Args:
+        name: Of the model, for messages.
+        form: What its files are.
+        architecture: As its `config.json` names it; "" for formats that have none.
+        options: Of these, `backend` and `trust_remote_code` count.
+
+    Raises:
+        ConfigurationError: The backend asked for is unknown, or cannot load this model.
+        EngineNotInstalledError: The engine's package is missing.
+    """
+    if options.backend:
+        choice = _asked(name, form, options.backend)
+    else:
+        choice = _fitting(name, form, architecture)
     if architecture and not options.trust_remote_code:
-        _check_architecture(model, architecture, choice.name)
+        _check_architecture(name, architecture, choice.name)
+    if options.gpu_memory_utilization is not None and choice.name != "vllm":
+        raise ConfigurationError(
+            f"{name!r} runs on {choice.name}, and gpu_memory_utilization is for vllm alone; leave"
+            " it out, or give it to the models that run on vllm",
+            param="gpu_memory_utilization",
+        )
     check_installed(choice.name)
     return choice
 
 
-def _check_architecture(model: LocalModel, architecture: str, engine: str) -> None:
+def _check_architecture(name: str, architecture: str, engine: str) -> None:
     """Refuse what the engine is known not to run; of vLLM, the installed version knows better."""
     if engine == "vllm" and unfit(architecture) is None:
         return
     reason = why_not(architecture, engine)
     if reason is not None:
-        raise ConfigurationError(f"{model.name!r} cannot run: {reason}", param="backend")
+        raise ConfigurationError(f"{name!r} cannot run: {reason}", param="backend")
 
 
-def _asked(model: LocalModel, backend: str) -> EngineChoice:
-    name = engine_name(backend)
-    if model.format not in ENGINES[name].formats:
-        able = [other for other, kind in ENGINES.items() if model.format in kind.formats]
-        raise ConfigurationError(
-            f"The {name} backend cannot load {model.name!r}, whose format is {model.format};"
-            f" use {' or '.join(able)}.",
-            param="backend",
-        )
-    return EngineChoice(name, "it was asked for")
+def _asked(name: str, form: ModelFormat, backend: str) -> EngineChoice:
+    engine = engine_name(backend)
+    if form in engine_kind(engine).formats:
+        return EngineChoice(engine, "it was asked for")
+    raise ConfigurationError(
+        f"The {engine} backend cannot load {name!r}, whose format is {form};"
+        f" use {' or '.join(engines_for(form))}.",
+        param="backend",
+    )
 
 
-def _fitting(model: LocalModel, architecture: str) -> EngineChoice:
+def _fitting(name: str, form: ModelFormat, architecture: str) -> EngineChoice:
     if not architecture:
-        name = next(name for name, kind in ENGINES.items() if model.format in kind.formats)
-        return EngineChoice(name, f"the format is {model.format}")
+        engine = next(engines_for(form), None)
+        if engine is None:
+            raise ConfigurationError(
+                f"No engine loads {name!r}, whose format is {form}; install the package that has"
+                " one, or add it by openllm.engines.add_engine.",
+                param="backend",
+            )
+        return EngineChoice(engine, f"the format is {form}")
     reason = unfit(architecture)
     if reason is None:
         return EngineChoice("vllm", f"vLLM is installed and runs {architecture} here")

@@ -15,9 +15,9 @@ from functools import cache
 from typing import Any
 
 from openllm.errors import UnsupportedError
+from openllm.llm.fetching import local_model
 from openllm.llm.llm import LLM
-from openllm.models.families import find
-from openllm.models.ref import check_files, resolve
+from openllm.models.layouts import check_files
 
 _BACKENDS = {"VLLM": "vllm", "TF": "tf", "Flax": "flax"}
 _REFUSED = {"tf": "TensorFlow", "flax": "Flax"}
@@ -48,16 +48,15 @@ class ModelClass:
         Args:
             model_name: Name of a family, which means its example, or of a model.
             model_id: As `openllm.LLM` takes it.
-            ensure_available: Check the model's files now.
+            ensure_available: Download the model now if it is not here, and check its files.
             options: As `openllm.LLM` takes them.
         """
         _refuse(self._name, self._backend)
         if model_id is None:
-            family = find(model_name)
-            model_id = model_name if family is None else family.model_id
+            model_id = model_name
         llm = LLM(model_id, **{"backend": self._backend} | options)
         if ensure_available:
-            check_files(resolve(llm.model_id))
+            check_files(local_model(llm.model_id, backend=llm.config.load.backend))
         return llm
 
     def from_pretrained(self, model_id: str | os.PathLike[str], **options: Any) -> LLM:

@@ -20,19 +20,23 @@ from contextlib import aclosing, closing
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from openllm.llm import arguments, generation, naming
-from openllm.llm.choice import choose_engine
+from openllm.llm import arguments, generation
+from openllm.llm.defaults import with_defaults
 from openllm.llm.loading import LazyEngine
 from openllm.llm.output import GenerationOutput
 from openllm.llm.pretrained import own_options
+from openllm.llm.source import ModelSource
 from openllm.llm.tokenizer import EngineTokenizer
-from openllm.models.ref import resolve
+from openllm.models.locate import defaults_of
+from openllm.models.ref import parse_ref
+from openllm.models.tags import given_tag
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from typing_extensions import Self, Unpack
 
+    from openllm.config.download import DownloadOptions
     from openllm.llm.arguments import GenerateOptions
     from openllm.llm.chat_engine import ChatEngine
 
@@ -41,12 +45,11 @@ BENTO_ROOM = "openllm.bento.runners"
 
 
 class LLM:
-    """A language model, loaded when it is first used.
+    """A language model, downloaded and loaded when it is first used.
 
     Attributes:
         model_id: The model as it was named to us.
         name: Its name in messages and logs.
-        backend: The engine that runs it: llamacpp, vllm or torch.
         config: How it is loaded, and what a call gets that says nothing.
     """
 
@@ -58,16 +61,18 @@ class LLM:
         model_name: str | None = None,
         model_version: str | None = None,
         model_tag: object | None = None,
+        download: DownloadOptions | None = None,
         **options: Any,
     ) -> None:
-        """Find the model's files and choose its engine; nothing is loaded.
+        """Look for the model on this machine; nothing is downloaded or loaded.
 
         Args:
-            model_id: A bundled name ("demo"), the path of a .gguf file or of a folder, or a hub id.
+            model_id: "demo", "qwen3:0.6b", "org/name@revision", a path, or a URL of a GGUF file.
             backend: llamacpp, vllm or torch ("pt"); by the model's format if left out.
             model_name: Name in BentoML's model store, instead of the derived one.
-            model_version: Version there, instead of a hash of the model's files.
+            model_version: Version there, instead of the commit or a hash of the files.
             model_tag: Both at once, as a text or a `bentoml.Tag`.
+            download: How to download; read from the environment if left out.
             options: Fields of `LoadOptions` (context_length, max_concurrency, dtype, ...) and of
                 `RequestDefaults` (temperature, max_new_tokens, stop, prompt, ...).
 
@@ -77,12 +82,12 @@ class LLM:
             EngineNotInstalledError: The engine's package is missing; says what to install.
         """
         self.model_id = os.fspath(model_id)
-        self.config = arguments.model_config(backend, options)
-        self._local = resolve(self.model_id)
-        self.name = self._local.name
-        self.backend = choose_engine(self._local, self.config.load).name
-        self._tag = naming.given_tag(model_tag, model_name, model_version)
-        self._engine = LazyEngine(self._local, self.config)
+        ref = parse_ref(self.model_id)
+        self.config = with_defaults(arguments.model_config(backend, options), defaults_of(ref))
+        tag = given_tag(model_tag, model_name, model_version)
+        self._source = ModelSource(ref, self.config.load, download, tag)
+        self.name = self._source.name
+        self._engine = LazyEngine(self._source, self.config)
         self._runner: Any = None
         weakref.finalize(self, _release, self._engine).atexit = False  # The bridge sees to that.
 
@@ -95,11 +100,16 @@ class LLM:
         return f"openllm.LLM({self.model_id!r}, backend={self.backend!r})"
 
     @property
+    def backend(self) -> str | None:
+        """The engine that runs the model; None while only a download could tell."""
+        return self._source.engine
+
+    @property
     def model(self) -> Any:
         """What runs the model; the first access loads it, blocking this thread.
 
-        With the torch engine it is the transformers model; other engines hold their weights in
-        native code or in processes of their own, and with them it is the engine itself.
+        With the torch engine it is the transformers model; with others, which hold their weights
+        in native code or other processes, it is the engine itself.
         """
         engine = self._engine.bridge().sync_call(self._engine.get()).engine
         return getattr(engine, "model", engine)
@@ -108,8 +118,7 @@ class LLM:
     def tokenizer(self) -> Any:
         """The model's tokenizer; the first access loads the model, blocking this thread.
 
-        The transformers tokenizer where the engine has one in this process, else an object with
-        `encode(text)` and `decode(token_ids)`.
+        That of transformers where the engine has one here, else what has `encode` and `decode`.
         """
         engine = self._engine.bridge().sync_call(self._engine.get()).engine
         return getattr(engine, "tokenizer", None) or EngineTokenizer(self._engine)
@@ -245,28 +254,22 @@ class LLM:
 
     @property
     def tag(self) -> str:
-        """The model's "name:version" in BentoML's store; the first access may read all its files.
+        """The model's "name:version" in BentoML's store.
 
-        The derived name is `<framework>-<repo>--<model_id>`, for a local model
-        `<framework>-<name>`; the derived version is a hash of the files' content.
+        Derived, it is `<framework>-<repo>--<model_id>:<commit>`; of a local model
+        `<framework>-<name>:<hash>`. The first access may download or read all its files.
         """
-        name, version = self._tag
-        return naming.checked_tag(
-            name or naming.stored_name(self.backend, self.name),
-            version or naming.content_version(self._local.path),
-        )
+        return self._source.tag()
 
     @property
     def bentomodel(self) -> Any:
-        """The `bentoml.Model` of `tag`; raises BentoML's `NotFound` if it was never stored."""
-        return _from_bento_room("stored_model")(self.tag)
+        """The `bentoml.Model` of `tag`, downloaded first if it has a source; else `NotFound`."""
+        return _from_bento_room("stored_model")(self._source.stored())
 
     @property
     def runner(self) -> Any:
-        """A `bentoml.legacy.Runner` of this model, for `bentoml.legacy.Service(runners=[...])`.
-
-        It runs in the service's own process, so that it and `llm.generate` share one loaded model.
-        """
+        """A `bentoml.legacy.Runner` for `bentoml.legacy.Service(runners=[...])`, in this process:
+        it and `llm.generate` share one loaded model."""
         if self._runner is None:
             self._runner = _from_bento_room("llm_runner")(self)
         return self._runner

@@ -9,14 +9,15 @@ from openllm.config.model import ModelConfig
 from openllm.errors import EngineUnavailableError
 from openllm.llm.bridge import Bridge, the_bridge
 from openllm.llm.chat_engine import ChatEngine
+from openllm.llm.source import ModelSource
 from openllm.types import LocalModel
 
 
 class LazyEngine:
     """Its coroutines run on the bridge's loop only, like the engine's own."""
 
-    def __init__(self, model: LocalModel, config: ModelConfig) -> None:
-        self._model = model
+    def __init__(self, source: ModelSource, config: ModelConfig) -> None:
+        self._source = source
         self._config = config
         self._loading: asyncio.Task[ChatEngine] | None = None
         self._process = 0
@@ -34,7 +35,7 @@ class LazyEngine:
         """
         if self._loading is not None and not self.loaded:
             raise EngineUnavailableError(
-                f"model {self._model.name!r} was loaded in process {self._process}, and an engine"
+                f"model {self._source.name!r} was loaded in process {self._process}, and an engine"
                 " cannot be used by its forks; build the LLM in the process that uses it"
             )
         return the_bridge()
@@ -42,8 +43,11 @@ class LazyEngine:
     async def get(self) -> ChatEngine:
         """Return the engine, loaded by the first who asks; after a failure the next one tries.
 
+        A model that is not on this machine is downloaded first, in a thread.
+
         Raises:
             ConfigurationError: The model's files or settings are wrong.
+            OpenLLMError: The download failed.
             EngineError: The engine cannot load the model.
         """
         if self._loading is None:
@@ -65,7 +69,7 @@ class LazyEngine:
 
     async def _load(self) -> ChatEngine:
         try:
-            chat = ChatEngine(self._model, self._config)
+            chat = ChatEngine(await self._files(), self._config)
             try:
                 await chat.start()
             except BaseException:
@@ -78,3 +82,10 @@ class LazyEngine:
             raise
         the_bridge().keep(self, self.close)  # Again: to be closed before what loading started.
         return chat
+
+    async def _files(self) -> LocalModel:
+        try:
+            return await asyncio.to_thread(self._source.get)
+        except asyncio.CancelledError:
+            self._source.cancel()
+            raise

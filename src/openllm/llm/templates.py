@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from openllm.prompts import ChatTemplate
 from openllm.types import LocalModel, ModelFormat
+
+TEMPLATE = "chat_template.jinja"
+MAX_TEMPLATE_BYTES = 1024 * 1024
 
 
 class TextRules(NamedTuple):
@@ -70,6 +74,15 @@ def _of_folder(path: str) -> TextRules:
     return rules._replace(closed=folder.encoder_decoder)
 
 
+def _of_other(path: str) -> TextRules:
+    """Read the chat template that may lie in the folder, or beside the file."""
+    from openllm.models.folder_files import FolderFiles
+
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    source = FolderFiles(folder).text(TEMPLATE, MAX_TEMPLATE_BYTES)
+    return _rules(source, (), "", "", add_bos=False)
+
+
 def _rules(
     source: str | None, control_tokens: Iterable[str], bos: str, eos: str, *, add_bos: bool
 ) -> TextRules:
@@ -89,4 +102,5 @@ _READERS: dict[ModelFormat, Callable[[str], TextRules]] = {
     "gguf": _of_gguf,
     "safetensors": _of_folder,
     "script": _of_script,
+    "other": _of_other,
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -60,6 +60,10 @@ class Family(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         aliases: Other names of the family.
         default_id: The model that the family's name alone means, if not the example.
         revision: Commit of the default model; "" for the newest.
+        sizes: Other models of the family, by what follows "NAME:"; the value is any spelling of
+            a model on the hub, such as "org/name@commit" or "org/name:Q4_K_M".
+        defaults: Fields of `LoadOptions` and `RequestDefaults` that suit the family, for those
+            that the user leaves out.
         backends: Backends listed where they are not simply the engines that run it.
         extra: Extra of this package with what its tokenizer or code needs; "" for none.
     """
@@ -72,6 +76,8 @@ class Family(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     aliases: tuple[str, ...] = ()
     default_id: str = ""
     revision: str = ""
+    sizes: dict[str, str] = {}
+    defaults: dict[str, object] = {}
     backends: tuple[Backend, ...] = ()
     extra: str = ""
 
@@ -79,6 +85,11 @@ class Family(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def model_id(self) -> str:
         """The model on the hub that the family's name alone means."""
         return self.default_id or self.example_id
+
+    @property
+    def source(self) -> str:
+        """The default model at its pinned revision, as a reference."""
+        return f"{self.model_id}@{self.revision}" if self.revision else self.model_id
 
     @property
     def supported_backends(self) -> tuple[Backend, ...]:
@@ -98,13 +109,21 @@ class Family(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return "pip install open-llm-server"
 
 
+class Variant(NamedTuple):
+    """A model of a family, as a reference."""
+
+    family: Family
+    source: str
+
+
 class Index(Struct, frozen=True):
-    """The table, by family name (in the form that `_plain` gives) and by architecture."""
+    """The table, by family name (in the form that `_plain` gives), by architecture and by id."""
 
     families: tuple[Family, ...]
     names: Mapping[str, Family]
     owners: Mapping[str, Family]
     supports: Mapping[str, Support]
+    ids: Mapping[str, Family]
 
 
 def families() -> tuple[Family, ...]:
@@ -115,6 +134,21 @@ def families() -> tuple[Family, ...]:
 def find(name: str) -> Family | None:
     """Return the family called `name`, written with "-" or "_", in any case; None if none is."""
     return _index().names.get(_plain(name))
+
+
+def variant(text: str) -> Variant | None:
+    """Return the model that "NAME" or "NAME:SIZE" means; None if the table has no such one."""
+    name, colon, size = text.partition(":")
+    family = find(name)
+    if family is None:
+        return None
+    source = family.sizes.get(size.lower()) if colon else family.source
+    return None if source is None else Variant(family, source)
+
+
+def family_of_id(model_id: str) -> Family | None:
+    """Return the family that lists this hub id, in any case of letters; None if none does."""
+    return _index().ids.get(model_id.lower())
 
 
 def family_of(architecture: str) -> Family | None:
@@ -134,7 +168,7 @@ def why_not(architecture: str, engine: str) -> str | None:
         Sentences for an error message; None where the table has nothing against it.
     """
     support = support_of(architecture)
-    if support is None or engine in support.runs_on:
+    if support is None or engine in support.runs_on or engine not in _LIBRARIES:
         return None
     return " ".join(_sentences(architecture, engine, support))
 
@@ -149,6 +183,12 @@ def _sentences(architecture: str, engine: str, support: Support) -> Iterator[str
     if engine in support.last:
         yield f"The last version known to run it is {library} {support.last[engine]}."
     yield f"{support.instead[:1].upper()}{support.instead[1:]}."
+
+
+def _ids(row: Family) -> Iterator[str]:
+    """Yield the hub ids of a row, without revision or file, in lower case."""
+    for source in (row.example_id, row.model_id, *row.sizes.values()):
+        yield source.lower().partition(":")[0].partition("@")[0]
 
 
 def _plain(name: str) -> str:
@@ -180,6 +220,7 @@ def read_families(data: bytes) -> Index:
         names=_unique("name", names),
         owners=_unique("architecture", ((name, row) for name, row, _ in known)),
         supports={name: support for name, _, support in known},
+        ids={each: row for row in reversed(rows) for each in _ids(row)},
     )
     _check_complete(index)
     return index

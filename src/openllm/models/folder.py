@@ -125,7 +125,7 @@ def read_folder(path: str, *, trust_remote_code: bool = False) -> ModelFolder:
         for name, read in ((CONFIG, config), (GENERATION, generation), (SETTINGS, tokenizer)):
             _refuse_code(files, name, read)
         _refuse_tokenizer_code(files, tokenizer)
-    facts = _model_facts(files, config)
+    facts = model_facts(files, config)
     weights = read_weights(files)
     return ModelFolder(
         path=path,
@@ -174,7 +174,7 @@ def _refuse_tokenizer_code(files: FolderFiles, tokenizer_settings: dict[str, Any
             )
 
 
-def _model_facts(files: FolderFiles, config: dict[str, Any]) -> dict[str, Any]:
+def model_facts(files: FolderFiles, config: dict[str, Any]) -> dict[str, Any]:
     """Return what `config.json` says, by the names of `ModelFolder`'s fields."""
     architectures, model_type = config.get("architectures"), config.get("model_type", "")
     first = architectures[0] if isinstance(architectures, list) and architectures else architectures

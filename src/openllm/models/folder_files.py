@@ -63,9 +63,14 @@ class FolderFiles:
             return None
         if size > limit:
             self.fail(name, f"has {size} bytes; at most {limit} are possible")
+        return self.part(name, 0, limit)
+
+    def part(self, name: str, start: int, length: int) -> bytes:
+        """Return `length` bytes of a file from `start` on, or what there is of them."""
         try:
             with open(self.full(name), "rb") as file:
-                return file.read(limit)
+                file.seek(start)
+                return file.read(length)
         except OSError as error:
             self.fail(name, f"cannot be read: {error.strerror}")
 

@@ -39,12 +39,14 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".pkl", ".pickle"
 class Weights(Struct, frozen=True, kw_only=True):
     """The files that hold the weights, their bytes, and the type most of them have.
 
-    `dtype` is a name of PyTorch's, "" where most weights are of another type, as if quantized.
+    `dtype` is a name of PyTorch's, "" where most weights are of another type, as if quantized;
+    `types` are the bytes of each type by its name in the files, such as "BF16".
     """
 
     files: tuple[str, ...]
     size: int
     dtype: str
+    types: dict[str, int]
 
 
 # Without bounds, the product of a shape could take all time and memory.
@@ -86,7 +88,7 @@ def read_weights(files: FolderFiles) -> Weights:
             _check_places(files, name, places, tensors)
     most = types.most_common(1)[0][0] if types else ""
     sizes = [files.size(name) or 0 for name in names]
-    return Weights(files=names, size=sum(sizes), dtype=_DTYPES.get(most, ""))
+    return Weights(files=names, size=sum(sizes), dtype=_DTYPES.get(most, ""), types=dict(types))
 
 
 def _index(files: FolderFiles) -> dict[str, str]:
@@ -143,17 +145,13 @@ def _refuse_other_weights(files: FolderFiles) -> None:
 
 def _read_header(files: FolderFiles, name: str) -> dict[str, _Tensor]:
     size = files.size(name) or 0
-    try:
-        with open(files.full(name), "rb") as file:
-            start = file.read(8)
-            length = int.from_bytes(start, "little")
-            if start == b"version ":
-                files.fail(name, "is a pointer of Git LFS, not the weights; run: git lfs pull")
-            if length > min(size - 8, MAX_HEADER_BYTES) or length < 2:
-                files.fail(name, f"is damaged or truncated: it has {size} bytes; download it again")
-            content = file.read(length)
-    except OSError as error:
-        files.fail(name, f"cannot be read: {error.strerror}")
+    start = files.part(name, 0, 8)
+    length = int.from_bytes(start, "little")
+    if start == b"version ":
+        files.fail(name, "is a pointer of Git LFS, not the weights; run: git lfs pull")
+    if length > min(size - 8, MAX_HEADER_BYTES) or length < 2:
+        files.fail(name, f"is damaged or truncated: it has {size} bytes; download it again")
+    content = files.part(name, 8, length)
     try:
         entries = _HEADER.decode(content)
         entries.pop("__metadata__", None)

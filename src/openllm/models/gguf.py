@@ -9,28 +9,28 @@ from __future__ import annotations
 import os
 import sys
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
 from openllm.models.gguf_layout import (
-    ARRAY,
     FLOAT32,
     INT8,
     INT32,
     STRING,
     UINT8,
-    UINT32,
     Array,
-    Entry,
     read_metadata,
     read_tensors,
 )
+from openllm.models.gguf_metadata import Metadata
+from openllm.models.gguf_parts import part_paths
 from openllm.models.gguf_window import Window, open_window, shown
 
-MAX_ALIGNMENT = 2**20
 MAX_CONTROL_TOKENS = 131_072
 MAX_TOKEN_BYTES = 1024
+LEAST_CONTEXT = 8
+"""Tokens: with a context that is near its number of slots llama.cpp aborts the process."""
 _TOKENIZER = "tokenizer.ggml."
 
 # Element types llama.cpp takes for granted in the arrays of a vocabulary.
@@ -100,27 +100,26 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
 
 
 def read_header(path: str | os.PathLike[str]) -> GgufHeader:
-    """Read and check the header of the GGUF file at `path`.
+    """Read and check the header of the GGUF file at `path`, and of its further parts if it has any.
 
     Raises:
         ModelFileError: The file cannot be read, is no GGUF file, is damaged or truncated, or
             holds no complete model; the message names the file and the field.
     """
     with open_window(path) as window:
-        version = _version(window)
-        tensor_count = window.uint64()
-        metadata = _Metadata(window, read_metadata(window, window.uint64()))
-        _refuse_other_kinds(window, metadata, tensor_count)
-        alignment = metadata.alignment()
-        parameter_count, data_size = read_tensors(window, tensor_count, alignment)
+        contents = read_contents(window)
+        metadata = contents.metadata
+        paths = part_paths(path, contents.parts)
+        further = (_read_part(each, i, contents.parts) for i, each in enumerate(paths[1:], 1))
+        files = (contents, *further)
         vocabulary = _vocabulary(window, metadata)
         architecture = metadata.text("general.architecture")
         return GgufHeader(
-            version=version,
+            version=contents.version,
             architecture=architecture,
             name=metadata.text("general.name"),
             file_type=metadata.integer("general.file_type"),
-            context_length=metadata.integer(f"{architecture}.context_length", least=1),
+            context_length=metadata.integer(f"{architecture}.context_length", least=LEAST_CONTEXT),
             embedding_length=metadata.integer(f"{architecture}.embedding_length", least=1),
             block_count=metadata.integer(f"{architecture}.block_count", least=1),
             head_count=metadata.integer(f"{architecture}.attention.head_count"),
@@ -133,10 +132,34 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
             eos_token=vocabulary.eos,
             add_bos=_adds_bos(metadata),
             control_tokens=vocabulary.control_tokens,
-            tensor_count=tensor_count,
-            parameter_count=parameter_count,
-            data_size=data_size,
+            tensor_count=sum(each.tensor_count for each in files),
+            parameter_count=sum(each.parameter_count for each in files),
+            data_size=sum(each.data_size for each in files),
         )
+
+
+class Contents(Struct, frozen=True):
+    """All of a header that was read in one pass; tensors are checked and counted."""
+
+    version: int
+    metadata: Metadata
+    parts: int
+    tensor_count: int
+    parameter_count: int
+    data_size: int
+
+
+def read_contents(window: Window, part: int = 0) -> Contents:
+    """Read and check a whole header from its first byte; errors as in `read_header`.
+
+    `part` counts from 0 the files of a model that has several.
+    """
+    version = _version(window)
+    tensor_count = window.uint64()
+    metadata = Metadata(window, read_metadata(window, window.uint64()))
+    parts = _check_kind(window, metadata, tensor_count, part)
+    sizes = read_tensors(window, tensor_count, metadata.alignment())
+    return Contents(version, metadata, parts, tensor_count, *sizes)
 
 
 def _version(window: Window) -> int:
@@ -153,74 +176,30 @@ def _version(window: Window) -> int:
     return version
 
 
-class _Metadata:
-    """The metadata of one file; every access checks type and range."""
-
-    def __init__(self, window: Window, entries: Mapping[str, Entry]) -> None:
-        self._window = window
-        self._entries = entries
-
-    def text(self, key: str) -> str:
-        """Return a text, "" where there is none."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return ""
-        if not isinstance(entry.value, str):
-            self._window.fail(f"is damaged: {shown(key)} is not a text")
-        return entry.value
-
-    def integer(self, key: str, *, least: int = 0, most: int = 2**31 - 1) -> int | None:
-        """Return a number from `least` to `most`; None where there is none or one per layer."""
-        entry = self._entries.get(key)
-        if entry is None or entry.kind == ARRAY:
-            return None
-        value = entry.value
-        if isinstance(value, bool) or not isinstance(value, int):
-            self._window.fail(f"is damaged: {shown(key)} is not a whole number")
-        if not least <= value <= most:
-            self._window.fail(f"is damaged: {shown(key)} is {value}")
-        return value
-
-    def flag(self, key: str) -> bool | None:
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if not isinstance(entry.value, bool):
-            self._window.fail(f"is damaged: {shown(key)} is not a truth value")
-        return entry.value
-
-    def array(self, key: str, kinds: tuple[int, ...]) -> Array | None:
-        """Return where an array is whose elements have one of the types `kinds`."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        if not isinstance(entry.value, Array) or entry.value.kind not in kinds:
-            self._window.fail(f"is damaged: {shown(key)} is not an array of the right type")
-        return entry.value
-
-    def alignment(self) -> int:
-        entry = self._entries.get("general.alignment", Entry(UINT32, 32))
-        value = entry.value
-        # llama.cpp aborts the process on any other type.
-        if entry.kind != UINT32 or not isinstance(value, int):
-            self._window.fail("is damaged: its alignment is not a 32-bit number")
-        if not 1 <= value <= MAX_ALIGNMENT or value & (value - 1):
-            self._window.fail(f"is damaged: its alignment {value} is no power of two up to 2^20")
-        return value
-
-
-def _refuse_other_kinds(window: Window, metadata: _Metadata, tensor_count: int) -> None:
-    """Fail for files of the format that are no complete model."""
-    if not metadata.text("general.architecture"):
+def _check_kind(window: Window, metadata: Metadata, tensor_count: int, part: int) -> int:
+    """Fail for files of the format that are no model, or not its `part`; return how many it has."""
+    parts, number = metadata.integer("split.count") or 1, metadata.integer("split.no") or 0
+    if number != part:
+        fix = "give the first" if not part else "download it again"
+        window.fail(f"says it is part {number + 1} of {parts}, not {part + 1}: {fix}")
+    if not part and not metadata.text("general.architecture"):
         window.fail("does not name its architecture (general.architecture)")
     kind = metadata.text("general.type") or "model"
     if kind != "model":
         window.fail(f"is no model: it says it is of the type {shown(kind)}")
-    parts = metadata.integer("split.count") or 1
-    if parts > 1:
-        window.fail(f"is one of {parts} parts: join them first with llama-gguf-split --merge")
-    if not tensor_count:
+    if not tensor_count and parts == 1:
         window.fail("holds no tensors")
+    return parts
+
+
+def _read_part(path: str, part: int, parts: int) -> Contents:
+    with open_window(path) as window:
+        contents = read_contents(window, part)
+        if contents.parts != parts:
+            window.fail(
+                f"says that there are {contents.parts} parts, not {parts}: download it again"
+            )
+        return contents
 
 
 class _Vocabulary(Struct, frozen=True, kw_only=True):
@@ -232,7 +211,7 @@ class _Vocabulary(Struct, frozen=True, kw_only=True):
     control_tokens: tuple[str, ...] = ()
 
 
-def _vocabulary(window: Window, metadata: _Metadata) -> _Vocabulary:
+def _vocabulary(window: Window, metadata: Metadata) -> _Vocabulary:
     arrays = {name: metadata.array(_TOKENIZER + name, _ARRAY_KINDS[name]) for name in _ARRAY_KINDS}
     tokens, types, scores = arrays["tokens"], arrays["token_type"], arrays["scores"]
     if tokens is None:
@@ -276,13 +255,13 @@ def _token_texts(window: Window, tokens: Array, ids: Sequence[int]) -> Iterator[
         done = index + 1
 
 
-def _token_id(metadata: _Metadata, name: str, size: int) -> int | None:
+def _token_id(metadata: Metadata, name: str, size: int) -> int | None:
     """Return an id; None for one outside of the vocabulary, which llama.cpp ignores as well."""
     value = metadata.integer(f"{_TOKENIZER}{name}_token_id", most=2**32 - 1)
     return value if value is not None and value < size else None
 
 
-def _adds_bos(metadata: _Metadata) -> bool:
+def _adds_bos(metadata: Metadata) -> bool:
     said = metadata.flag(_TOKENIZER + "add_bos_token")
     if said is not None:
         return said

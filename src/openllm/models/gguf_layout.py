@@ -18,6 +18,7 @@ MAX_TENSORS = 131_072
 MAX_TENSOR_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 MAX_TEMPLATE_BYTES = 128 * 1024
+MAX_LAYERS = 1024
 
 UINT8, INT8, UINT32, INT32, FLOAT32, STRING, ARRAY = 0, 1, 4, 5, 6, 8, 9
 
@@ -38,6 +39,17 @@ _BLOCKS = {
 }
 # fmt: on
 
+INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "B", 10: "Q", 11: "q"}
+"""Type of an array's elements: their code in Python's `array`."""
+
+# Ends of the keys whose arrays are kept: a number for each layer.
+_LAYER_KEYS = (
+    ".attention.head_count",
+    ".attention.head_count_kv",
+    ".attention.sliding_window_pattern",
+    ".feed_forward_length",
+)
+
 # Text values that are kept, with the most bytes each may have; other strings are skipped.
 _TEXT_KEYS = {
     "general.architecture": 64,
@@ -50,11 +62,15 @@ _TEXT_KEYS = {
 
 
 class Array(Struct, frozen=True):
-    """An array that was checked and skipped: element type, length, offset of its first element."""
+    """An array that was checked and skipped: element type, length, offset of its first element.
+
+    `content` are its bytes where it is one that tells a number for each layer.
+    """
 
     kind: int
     count: int
     position: int
+    content: bytes = b""
 
 
 class Entry(Struct, frozen=True):
@@ -95,6 +111,8 @@ def _array(window: Window, key: str) -> Array:
     array = Array(kind, count, window.position)
     if kind == STRING:
         window.skip_strings(count)
+    elif kind in INTEGERS and key.endswith(_LAYER_KEYS) and count <= MAX_LAYERS:
+        return Array(kind, count, window.position, window.take(count * _SCALARS[kind].size))
     elif kind in _SCALARS:
         window.skip(count * _SCALARS[kind].size)
     else:

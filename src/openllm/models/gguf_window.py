@@ -11,12 +11,15 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from struct import Struct
-from typing import BinaryIO, NoReturn
+from typing import NoReturn, Protocol
 
 from openllm.errors import ModelFileError
 
 MAX_STRINGS = 4_000_000
 """Most strings in all arrays of a file: 16 times the largest vocabulary known, half a second."""
+
+MAX_HEADER_BYTES = 256 * 1024 * 1024
+"""Longest header: ten times the largest known. It bounds the time that a hostile file takes."""
 
 _WINDOW = 1024 * 1024
 _U32 = Struct("<I")
@@ -48,10 +51,18 @@ def open_window(path: str | os.PathLike[str]) -> Iterator[Window]:
         raise ModelFileError(f"{name} is no possible file name.") from error
 
 
+class Source(Protocol):
+    """Where bytes are read from: an open file, or one on another machine."""
+
+    def seek(self, offset: int, /) -> object: ...
+
+    def read(self, size: int, /) -> bytes: ...
+
+
 class Window:
     """Reads a file from its beginning on; `position` is the offset of the next byte."""
 
-    def __init__(self, file: BinaryIO, name: str, size: int) -> None:
+    def __init__(self, file: Source, name: str, size: int) -> None:
         self.name = name
         self.size = size
         self._file = file
@@ -72,6 +83,8 @@ class Window:
         """Continue at `position`, which must lie in the file or at its end."""
         if position > self.size:
             self.fail(f"is truncated: needs at least {position} bytes, has {self.size}")
+        if position > MAX_HEADER_BYTES:
+            self.fail(f"has a header of more than {MAX_HEADER_BYTES} bytes, which is not supported")
         if self._start <= position <= self._start + len(self._buffer):
             self._at = position - self._start
         else:

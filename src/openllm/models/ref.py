@@ -1,221 +1,237 @@
-"""Which model a text means: parsed once, printed back the same, resolved to a file.
+"""Which model a text means: parsed once, printed back the same.
 
-A model is named by `demo` (any bundled name), by the path of a `.gguf` file or of a
-`.script.json` file for the scripted engine, or by `NAME=` before either to choose the name that
-requests use; the table of layouts has every form a model can have on disk. No file is opened here
-before `check_files`.
+    demo  flan-t5  llama:7b           a bundled name, a family, a family with a size
+    org/name  org/name@revision       a model on the hub; a branch, tag or commit of it
+    org/name:folder/file.gguf         one file of it
+    org/name:Q4_K_M                   the one GGUF file of it with this quantisation
+    https://host/path/file.gguf       a GGUF file anywhere
+    ./folder  ~/folder  /a/file.gguf  what is on this machine
+    NAME=any of these                 the name that requests use
+
+No file is opened here and no table is read: `openllm.models.locate` says what the parts stand for.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Callable
-from glob import iglob
-from typing import NamedTuple
+from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 
-from openllm.errors import ConfigurationError, ModelFileError
-from openllm.models.folder import read_folder
-from openllm.models.gguf import read_header
-from openllm.models.registry import BUNDLED, MAX_NAME_LENGTH, Registry, is_model_name
-from openllm.types import LocalModel, ModelFormat
+from openllm.errors import ConfigurationError
+from openllm.types import LocalModel
+
+RefKind = Literal["name", "hub", "url", "path"]
 
 MAX_LENGTH = 4096
-MAX_SCRIPT_BYTES = 16 * 1024 * 1024
+MAX_NAME_LENGTH = 128
+MAX_PART_LENGTH = 96  # The hub's own limit for each half of an id.
+FILE_ENDINGS = (".gguf", ".script.json")
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+# The characters of model names that every API surface accepts; "-" and "." never come first.
+_NAME = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_:.\-]*")
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+\-]{0,254}")
+_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .,+()\[\]\-]{0,254}")
+_QUANTISATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,31}")
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+_ENCODED = re.compile(r"%(?:2e|2f|5c|00)", re.IGNORECASE)
 
 
 class ModelRef(msgspec.Struct, frozen=True):
     """What a user typed for one model; `str()` gives the text back unchanged.
 
     Attributes:
-        source: A bundled name or the path of a file, as typed.
+        source: What was typed, after "NAME=" if that was there.
         name: The name chosen before "=", "" when there was none.
+        kind: A bare name, an id on the hub, a URL, or a path on this machine.
+        repo: Of a hub id: "org/name".
+        revision: Of a hub id: what stands after "@".
+        file: Of a hub id: what stands after ":", a file or a quantisation; of a URL: its file.
     """
 
     source: str
     name: str = ""
+    kind: RefKind = "name"
+    repo: str = ""
+    revision: str = ""
+    file: str = ""
 
     def __str__(self) -> str:
         return f"{self.name}={self.source}" if self.name else self.source
 
+    @property
+    def served_name(self) -> str:
+        """The name that requests use; of a path, the last part without its ending."""
+        if self.name or self.kind == "name":
+            return self.name or self.source
+        if self.kind == "hub":
+            return self.repo.partition("/")[2]
+        if self.kind == "url":
+            return _stem(self.file)
+        return _stem(os.path.basename(os.path.abspath(os.path.expanduser(self.source))))
+
+    @property
+    def origin(self) -> str:
+        """Where it comes from without revision or file: "org/name", the URL, "" for others."""
+        return {"hub": self.repo, "url": self.source}.get(self.kind, "")
+
+
+def is_model_name(name: str) -> bool:
+    """Whether requests can use `name` for a model."""
+    fits = _NAME.fullmatch(name) is not None and len(name) <= MAX_NAME_LENGTH
+    return fits and ".." not in name and not name.endswith(".")
+
 
 def parse_ref(text: str) -> ModelRef:
-    """Split `text` into the chosen name and the source.
+    """Tell the parts of `text`; touches neither disk nor network.
 
     Raises:
-        ConfigurationError: It is empty, too long, begins with "-", has control characters, or
-            the name before "=" is none that requests could use.
+        ConfigurationError: It is empty, too long or hostile, or one of its parts is wrong.
     """
-    shown = repr(text[:80])
+    _check_text(text)
+    name, equals, source = text.partition("=")
+    if not equals or "/" in name or name.startswith("~"):
+        name, source = "", text
+    elif not is_model_name(name):
+        raise bad_name(name, source)
+    elif not source:
+        raise _refused(text, "has nothing after '='; write NAME=MODEL")
+    else:
+        _check_text(source)
+    return msgspec.structs.replace(_parse_source(source), name=name)
+
+
+def bad_name(name: str, source: str) -> ConfigurationError:
+    """Return the error for a name that requests could not use."""
+    allowed = f"letters, digits, _ : . and -, at most {MAX_NAME_LENGTH} of them"
+    better = re.sub(r"[^A-Za-z0-9_:.]+|\.{2,}", "-", name)[:MAX_NAME_LENGTH].strip("-.") or "NAME"
+    return ConfigurationError(
+        f"{name[:80]!r} cannot be the name of a model ({allowed}); write {better}={source[:200]}."
+    )
+
+
+def _check_text(text: str) -> None:
     if not text.strip():
         raise ConfigurationError("A model name is empty; give e.g. demo or ./model.gguf.")
     if len(text) > MAX_LENGTH:
-        raise ConfigurationError(
-            f"The model {shown}... has {len(text)} characters; at most {MAX_LENGTH} are possible."
-        )
+        raise _refused(text, f"has {len(text)} characters; at most {MAX_LENGTH} are possible")
     if not text.isprintable():
-        raise ConfigurationError(f"The model {shown} has unprintable characters; remove them.")
+        raise _refused(text, "has unprintable characters; remove them")
+    if text != text.strip():
+        raise _refused(text, "begins or ends with a space; remove it")
     if text.startswith("-"):
-        raise ConfigurationError(f"The model {shown} begins with '-'; write ./{text[:80]} instead.")
-    name, equals, source = text.partition("=")
-    if not equals or "/" in name or name.startswith("~"):
-        return ModelRef(text)
-    if not is_model_name(name):
-        raise _bad_name(name, source)
-    if not source:
-        raise ConfigurationError(f"The model {shown} has nothing after '='; write NAME=PATH.")
-    return ModelRef(source, name)
+        raise _refused(text, f"begins with '-'; write ./{text[:80]} instead")
+    if "\\" in text:
+        raise _refused(text, "has a backslash; write / between folders")
+    if _ENCODED.search(text):
+        raise _refused(text, "has percent-encoded dots or separators; write them as they are")
 
 
-def resolve(text: str, registry: Registry = BUNDLED) -> LocalModel:
-    """Return the local model that `text` means; `check_files` checks its content.
-
-    Raises:
-        ConfigurationError: No such name is known, the text is a hub id, or what it names has not
-            the layout of a model or no name that requests could use.
-        ModelFileError: There is no such file, or the folder holds no model.
-    """
-    ref = parse_ref(text)
-    known = registry.path(ref.source)
-    path = known or os.path.abspath(os.path.expanduser(ref.source))
-    layout = _layout(path)
-    if layout is None:
-        raise _unknown(ref.source, path, registry)
-    if known is None and not os.path.isfile(path) and not os.path.isdir(path):
-        what = "is no regular file" if os.path.exists(path) else "does not exist"
-        raise ModelFileError(f"The model file {ref.source} {what}; correct the path.")
-    name = ref.name or (ref.source if known else os.path.basename(path).removesuffix(layout.ending))
-    if not is_model_name(name):
-        raise _bad_name(name, path)
-    return LocalModel(name=name, path=path, format=layout.format)
+def _parse_source(source: str) -> ModelRef:
+    if scheme := _SCHEME.match(source):
+        return _parse_url(source, scheme[1])
+    if _is_path(source):
+        return ModelRef(source, kind="path")
+    if "/" in source:
+        return _parse_hub(source) or ModelRef(source, kind="path")
+    return ModelRef(source, kind="name" if is_model_name(source) else "path")
 
 
-def parse_models(text: str, registry: Registry = BUNDLED) -> tuple[LocalModel, ...]:
-    """Resolve a comma-separated list; raises `ConfigurationError` for empty or repeated names."""
-    models: list[LocalModel] = []
-    for part in text.split(","):
-        if not part.strip():
-            raise ConfigurationError(f"The list of models {text[:80]!r} has an empty entry.")
-        model = resolve(part.strip(), registry)
-        if any(model.name == other.name for other in models):
-            raise ConfigurationError(
-                f"Two models have the name {model.name!r}; choose another with NAME=PATH."
-            )
-        models.append(model)
-    return tuple(models)
+def _is_path(source: str) -> bool:
+    """Whether the text says by itself that it is on this machine; "a/b" may yet be either."""
+    if source.startswith("~") and not source.startswith("~/") and source != "~":
+        raise _refused(source, "begins with another user's home; write its path from /")
+    first = source.partition("/")[0]
+    marked = source.startswith("/") or first in (".", "..", "~")
+    file = source.endswith(FILE_ENDINGS) and not _names_repository(source)
+    return marked or file
+
+
+def _names_repository(source: str) -> bool:
+    repo, colon, _ = source.partition(":")
+    return bool(colon) and repo.count("/") >= 1
+
+
+def _parse_url(source: str, scheme: str) -> ModelRef:
+    if scheme.lower() not in ("http", "https"):
+        raise _refused(source, f"cannot be fetched by {scheme[:20]}; write https:// or a path")
+    try:
+        parts = urlsplit(source)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise _refused(source, f"is no URL ({error}); correct it") from None
+    if "@" in parts.netloc:
+        raise ConfigurationError(
+            "The URL of a model holds a user name or password; remove it and give"
+            " --download-header 'Authorization: ...' instead."
+        )
+    if not host or not source.isascii() or " " in source or parts.fragment:
+        raise _refused(source, "is no URL of a file; write https://HOST/PATH/FILE.gguf")
+    file = unquote(parts.path.rpartition("/")[2])
+    if not file.lower().endswith(".gguf") or not _is_file(file) or not _stem(file):
+        raise _refused(source, "is not the URL of a GGUF file; its path must end with NAME.gguf")
+    return ModelRef(source, kind="url", file=file)
+
+
+def _parse_hub(source: str) -> ModelRef | None:
+    """Tell the parts of a hub id; None for what can only be a path."""
+    head, colon, file = source.partition(":")
+    repo, at, revision = head.partition("@")
+    organisation, _, name = repo.partition("/")
+    if not (_is_part(organisation) and _is_part(name)):
+        if colon or at:
+            raise _refused(source, "has no valid ORG/NAME; write ORG/NAME@REVISION:FILE.gguf")
+        return None
+    if at and not _is_revision(revision):
+        raise _refused(source, "has no valid revision after '@'; give a branch, tag or commit")
+    if colon and not _is_gguf_or_quantisation(file):
+        raise _refused(
+            source, "has no GGUF file after ':'; write ORG/NAME@REVISION:FILE.gguf or :Q4_K_M"
+        )
+    return ModelRef(source, kind="hub", repo=repo, revision=revision, file=file)
+
+
+def _is_part(part: str) -> bool:
+    fits = _PART.fullmatch(part) is not None and len(part) <= MAX_PART_LENGTH
+    return fits and ".." not in part and "--" not in part and not part.endswith((".", "-", ".git"))
+
+
+def _is_revision(revision: str) -> bool:
+    parts = revision.split("/")
+    return _REVISION.fullmatch(revision) is not None and all(
+        part and not part.startswith((".", "-")) and ".." not in part and not part.endswith(".")
+        for part in parts
+    )
+
+
+def _is_gguf_or_quantisation(file: str) -> bool:
+    if "/" not in file and not file.endswith(".gguf"):
+        return _QUANTISATION.fullmatch(file) is not None
+    return file.endswith(".gguf") and bool(_stem(file)) and all(map(_is_file, file.split("/")))
+
+
+def _is_file(name: str) -> bool:
+    return _FILE.fullmatch(name) is not None and ".." not in name and name[-1] not in ". "
+
+
+def _stem(file: str) -> str:
+    ending = next((each for each in FILE_ENDINGS if file.lower().endswith(each)), "")
+    return file[: len(file) - len(ending)]
+
+
+def _refused(text: str, why: str) -> ConfigurationError:
+    shown = repr(text[:80]) + ("..." if len(text) > 80 else "")
+    return ConfigurationError(f"The model {shown} {why}.")
+
+
+# Stays until `bento.preflight` imports it from `models.layouts`.
 
 
 def check_files(model: LocalModel, *, trust_remote_code: bool = False) -> None:
-    """Check that the model's files are what they say; raises `ModelFileError` if not.
+    """See `openllm.models.layouts.check_files`."""
+    from openllm.models import layouts
 
-    A GGUF file's header is read wholly, of a folder all but the weights themselves; of a script
-    only that it is JSON. A folder with code of its own is refused unless that is trusted.
-    """
-    layout = next(layout for layout in _LAYOUTS if layout.format == model.format)
-    layout.check(model.path, trust_remote_code)
-
-
-def _check_gguf(path: str, _trust: bool) -> None:
-    read_header(path)
-
-
-def _check_folder(path: str, trust: bool) -> None:
-    read_folder(path, trust_remote_code=trust)
-
-
-def _check_json(path: str, _trust: bool) -> None:
-    name = os.path.basename(path)
-    try:
-        with open(path, "rb") as file:
-            content = file.read(MAX_SCRIPT_BYTES + 1)
-        if len(content) > MAX_SCRIPT_BYTES:
-            raise ModelFileError(f"{name} is larger than {MAX_SCRIPT_BYTES} bytes.")
-        msgspec.json.decode(content)
-    except OSError as error:
-        raise ModelFileError(f"{name} cannot be read: {error.strerror}.") from error
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ModelFileError(f"{name} is not JSON: {error}.") from error
-
-
-class _Layout(NamedTuple):
-    """What a model of one format is on disk.
-
-    Attributes:
-        check: Takes the path and whether code in it is trusted; raises `ModelFileError` if the
-            content is wrong.
-        ending: Of a file: what its name ends with.
-        holds: Of a folder: patterns that each match the name of a file in it.
-    """
-
-    format: ModelFormat
-    check: Callable[[str, bool], None]
-    ending: str = ""
-    holds: tuple[str, ...] = ()
-
-    def fits(self, path: str) -> bool:
-        """Whether this is what lies, or would lie, at `path`."""
-        if not os.path.isdir(path):
-            return bool(self.ending) and path.endswith(self.ending)
-        return bool(self.holds) and all(any(iglob(each, root_dir=path)) for each in self.holds)
-
-
-_LAYOUTS = (
-    _Layout("gguf", _check_gguf, ending=".gguf"),
-    _Layout("safetensors", _check_folder, holds=("config.json",)),
-    _Layout("script", _check_json, ending=".script.json"),
-)
-
-
-def _layout(path: str) -> _Layout | None:
-    return next((layout for layout in _LAYOUTS if layout.fits(path)), None)
-
-
-def _bad_name(name: str, source: str) -> ConfigurationError:
-    allowed = f"letters, digits, _ : . and -, at most {MAX_NAME_LENGTH} of them"
-    better = re.sub(r"[^A-Za-z0-9_:.]+|\.{2,}", "-", name).strip("-.")[:MAX_NAME_LENGTH] or "NAME"
-    return ConfigurationError(
-        f"{name[:80]!r} cannot be the name of a model ({allowed}); write {better}={source}."
-    )
-
-
-def _unknown(source: str, path: str, registry: Registry) -> ConfigurationError:
-    endings = " or ".join(layout.ending for layout in _LAYOUTS if layout.ending)
-    if os.path.isdir(path):
-        return _no_model_folder(source, path)
-    if os.path.exists(path):
-        return ModelFileError(
-            f"The file {source} is not a GGUF file or a script: its name does not end with"
-            f" {endings}."
-        )
-    if _HUB_ID.fullmatch(source):
-        return ConfigurationError(
-            f"{source} is an id of a model hub, and this version serves the bundled model and"
-            " local files only; download it and give the path of its folder or .gguf file."
-        )
-    if "/" in source or source.startswith((".", "~")):
-        return ModelFileError(
-            f"There is no file or folder {source}; the name of a model file ends with {endings}."
-        )
-    close = difflib.get_close_matches(source[:MAX_NAME_LENGTH].lower(), registry, n=1)
-    hint = f" Did you mean {close[0]!r}?" if close else ""
-    return ConfigurationError(
-        f"Unknown model {source[:80]!r}.{hint} Known models: {', '.join(registry)};"
-        " or give the path of a .gguf file."
-    )
-
-
-def _no_model_folder(source: str, path: str) -> ModelFileError:
-    """Say what the folder lacks, and which models lie in it."""
-    endings = [layout.ending for layout in _LAYOUTS if layout.ending]
-    inside = [name for each in endings for name in sorted(iglob(f"*{each}", root_dir=path))]
-    needs = [" and ".join(layout.holds) for layout in _LAYOUTS if layout.holds]
-    lack = f": it does not hold {', nor '.join(needs)}" if needs else ""
-    fix = f"give the path of a {endings[0]} file"
-    if inside and inside[0].isprintable():
-        fix = f"for the model in it give {os.path.join(source, inside[0])}"
-    return ModelFileError(f"The folder {source} is not a model{lack}; {fix}.")
+    layouts.check_files(model, trust_remote_code=trust_remote_code)

@@ -1,53 +1,204 @@
-"""The models known by name: each name and the file it stands for."""
+"""The models known by name: those that come with the package, and those that users add.
+
+    openllm.Registry.add_model("mine", "./mine.gguf")
+
+    @openllm.Registry.add_model(model_name="ours")
+    class Ours:
+        source = "org/name@main"
+        defaults = {"temperature": 0.2}
+
+A package adds its models by an entry point in the group `openllm.models`: a function that is
+called with the registry, or a class like the one above, which then has the entry point's name.
+Entry points are read when a name is looked up that the package itself does not bring.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
+from threading import RLock
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+import msgspec
 
 from openllm.errors import ConfigurationError
+from openllm.models.ref import is_model_name, parse_ref
+from openllm.types import ModelFormat
 
-MAX_NAME_LENGTH = 128
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
-# The characters of model names that every API surface accepts; "-" and "." never come first.
-_NAME = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_:.\-]*")
+logger = logging.getLogger("openllm.models")
 
+GROUP = "openllm.models"
 
-def is_model_name(name: str) -> bool:
-    """Whether requests can use `name` for a model."""
-    fits = _NAME.fullmatch(name) is not None and len(name) <= MAX_NAME_LENGTH
-    return fits and ".." not in name
+Described = TypeVar("Described", bound=type)
 
 
-class Registry:
-    """Known names in the order they were added; each stands for one model file."""
+class Registered(msgspec.Struct, frozen=True, kw_only=True):
+    """A model known by name.
 
-    def __init__(self) -> None:
-        self._paths: dict[str, str] = {}
+    Attributes:
+        source: What the name stands for, in any spelling of a model but another chosen name.
+        format: What the files are; None for what their names say.
+        defaults: Fields of `LoadOptions` and `RequestDefaults` that the user need not give.
+    """
 
-    def add_model(self, name: str, path: str) -> None:
-        """Let `name` stand for the file at `path`; a name can be given once."""
-        if not is_model_name(name):
-            raise ConfigurationError(f"{name!r} is not a model name: use letters, digits, _ : . -")
-        if name in self._paths:
-            raise ConfigurationError(f"The model name {name!r} is already taken; choose another.")
-        self._paths[name] = path
+    name: str
+    source: str
+    format: ModelFormat | None = None
+    defaults: Mapping[str, object] = {}
+
+
+class Registry(Mapping[str, Registered]):
+    """Known names in the order they were added; "-" and "_" in a name are the same."""
+
+    def __init__(self, group: str = "") -> None:
+        """Begin with no model.
+
+        Args:
+            group: Entry points that add more when they are needed; "" for none.
+        """
+        self._models: dict[str, Registered] = {}
+        self._group = group
+        self._lock = RLock()
+
+    @overload
+    def add_model(
+        self,
+        model_name: str,
+        source: str,
+        *,
+        format: ModelFormat | None = None,
+        defaults: Mapping[str, object] | None = None,
+    ) -> None: ...
+
+    @overload
+    def add_model(self, model_name: str) -> Callable[[Described], Described]: ...
+
+    def add_model(
+        self,
+        model_name: str,
+        source: str | None = None,
+        *,
+        format: ModelFormat | None = None,  # noqa: A002
+        defaults: Mapping[str, object] | None = None,
+    ) -> Callable[[Described], Described] | None:
+        """Let `model_name` stand for a model, before every family of that name.
+
+        Args:
+            model_name: As requests will have it; it can be given once.
+            source: Any spelling of a model: hub id, URL, path, family. Left out, the method is the
+                decorator of a class that has `source`, and if it likes `format` and `defaults`.
+            format: "other" for files that an engine of your own reads; None by their names.
+            defaults: Settings of the model, such as {"backend": "mine", "temperature": 0.2}.
+
+        Raises:
+            ConfigurationError: The name is none, or taken, or the source is wrong.
+        """
+        if source is None:
+            return lambda described: self._add_class(model_name, described)
+        self._add(
+            Registered(name=model_name, source=source, format=format, defaults=dict(defaults or {}))
+        )
+        return None
+
+    def __getitem__(self, name: str) -> Registered:
+        found = self._models.get(_key(name))
+        if found is None:
+            self._read_entry_points()
+            found = self._models.get(_key(name))
+        if found is None:
+            raise KeyError(name)
+        return found
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._paths)
+        self._read_entry_points()
+        return iter([model.name for model in self._models.values()])
 
-    def path(self, name: str) -> str | None:
-        """Return the file that `name` stands for; None for an unknown name."""
-        return self._paths.get(name)
+    def __len__(self) -> int:
+        self._read_entry_points()
+        return len(self._models)
+
+    def _add(self, model: Registered) -> None:
+        if not is_model_name(model.name):
+            raise ConfigurationError(
+                f"{model.name!r} is not a model name: use letters, digits, _ : . -"
+            )
+        if parse_ref(model.source).name:
+            raise ConfigurationError(
+                f"The source of the model {model.name!r} is {model.source!r}; leave out the NAME=."
+            )
+        with self._lock:
+            for other in self._models.values():
+                if _variable(other.name) == _variable(model.name):
+                    raise ConfigurationError(_taken(model.name, other.name))
+            self._models[_key(model.name)] = model
+
+    def _add_class(self, name: str, described: Described) -> Described:
+        source = getattr(described, "source", None)
+        if not isinstance(source, str):
+            raise ConfigurationError(
+                f"The class {described.__name__} of the model {name!r} has no source; give it one,"
+                " e.g. source = 'org/name'."
+            )
+        form: Any = getattr(described, "format", None)
+        defaults: Any = getattr(described, "defaults", {})
+        self._add(Registered(name=name, source=source, format=form, defaults=dict(defaults)))
+        return described
+
+    def _read_entry_points(self) -> None:
+        """Read those of the group, once; what fails is a warning that names it."""
+        with self._lock:
+            group, self._group = self._group, ""
+            if not group:
+                return
+            from importlib.metadata import entry_points
+
+            for point in entry_points(group=group):
+                self._read_entry_point(point)
+
+    def _read_entry_point(self, point: EntryPoint) -> None:
+        try:
+            found = point.load()
+            if not isinstance(found, type):
+                found(self)
+            elif _key(point.name) not in self._models:  # Its decorator may have added it already.
+                self._add_class(point.name, found)
+        except Exception as error:
+            package = point.dist.name if point.dist else "a package"
+            reason = f"{type(error).__name__}: {error}"
+            logger.warning(
+                "the entry point %r of %s (%s) adds no model: %s",
+                *(point.name, package, point.value, reason),
+            )
 
 
-def _package_files(paths: Mapping[str, str]) -> Registry:
-    registry = Registry()
-    for name, path in paths.items():
-        registry.add_model(name, str(files("openllm").joinpath(*path.split("/"))))
+def _key(name: str) -> str:
+    return name.replace("-", "_")
+
+
+def _variable(name: str) -> str:
+    """Return how the name is written in the names of environment variables."""
+    return re.sub(r"[^A-Za-z0-9]", "_", name).upper()
+
+
+def _taken(name: str, other: str) -> str:
+    if _key(name) == _key(other):
+        return f"The model name {name!r} is already taken; choose another."
+    return (
+        f"The model names {name!r} and {other!r} would share their environment variables"
+        f" OPEN_LLM_{_variable(name)}_...; choose another."
+    )
+
+
+def _packaged() -> Registry:
+    registry = Registry(GROUP)
+    registry.add_model("demo", str(files("openllm") / "demo" / "demo-q8_0.gguf"))
     return registry
 
 
-BUNDLED = _package_files({"demo": "demo/demo-q8_0.gguf"})
-"""The models whose files come with the package."""
+REGISTRY = _packaged()
+"""The registry of this process, in Python `openllm.Registry`."""

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
+from openllm.engines import EngineKind, add_engine, added_engines
 from openllm.errors import OpenLLMError, by_name
 from openllm.types import (
     Capabilities,
@@ -27,11 +28,19 @@ _HEADER = 4
 
 
 class Launch(Struct, frozen=True):
-    """What a worker is told at birth, as one line of JSON on its standard input."""
+    """What a worker is told at birth, as one line of JSON on its standard input.
+
+    `engines` are those that the parent's program added to the table; reading them adds them here.
+    """
 
     model: LocalModel
     config: dict[str, Any]
     log_level: str = "WARNING"
+    engines: dict[str, EngineKind] = field(default_factory=added_engines)
+
+    def __post_init__(self) -> None:
+        for name, kind in self.engines.items():
+            add_engine(name, *kind)
 
 
 class Generate(Struct, frozen=True, array_like=True, tag="generate"):

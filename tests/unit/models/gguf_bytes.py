@@ -14,15 +14,16 @@ TOKEN_TYPES = [2, 3, 3, 4, 4, 1, 1]
 
 @dataclass
 class GgufBytes:
-    """Builds a file; `integers` are the (offset, width) of all integers of its header."""
+    """Builds a file; `integers` and `floats` are the (offset, width) of its header's numbers."""
 
     content: bytearray = field(default_factory=bytearray)
     integers: list[tuple[int, int]] = field(default_factory=list)
+    floats: list[tuple[int, int]] = field(default_factory=list)
 
     def number(self, code: str, value: float) -> None:
         packed = struct.pack("<" + code, value)
-        if code != "f":
-            self.integers.append((len(self.content), len(packed)))
+        numbers = self.floats if code == "f" else self.integers
+        numbers.append((len(self.content), len(packed)))
         self.content += packed
 
     def string(self, text: str | bytes) -> None:

@@ -1,44 +1,54 @@
-from __future__ import annotations
+"""Every spelling of a model: its parts, and that it prints back as it was typed."""
 
-import os
-import subprocess
-import sys
-import time
-from pathlib import Path
+from __future__ import annotations
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openllm.errors import ConfigurationError, ModelFileError
-from openllm.models.ref import check_files, parse_models, parse_ref, resolve
-from openllm.models.registry import BUNDLED, Registry, is_model_name
-from openllm.types import LocalModel
-from tests.unit.models.gguf_bytes import build
+from openllm.errors import ConfigurationError
+from openllm.models.ref import ModelRef, is_model_name, parse_ref
 
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder and the home, with some model files."""
-    for name in ("a.gguf", "Qwen1.5-0.5B-Chat.gguf", "bad name.gguf", "talk.script.json"):
-        (tmp_path / name).write_bytes(b"{}" if name.endswith("json") else build().content)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    return tmp_path
-
-
-def refusal(text: str) -> str:
-    with pytest.raises(ConfigurationError) as raised:
-        resolve(text)
-    assert "\n" not in raised.value.message
-    return raised.value.message
+COMMIT = "d632f0c8b75b1ae5b26b250d25bfba4e99cb7c6f"
 
 
 @pytest.mark.parametrize(
-    "text", ["demo", "./x.gguf", "~/x.gguf", "/m/x.gguf", "n=./x.gguf", "a=b=c"]
+    ("text", "kind", "repo", "revision", "file", "served"),
+    [
+        ("demo", "name", "", "", "", "demo"),
+        ("flan-t5", "name", "", "", "", "flan-t5"),
+        ("llama:7b", "name", "", "", "", "llama:7b"),
+        ("google/flan-t5-large", "hub", "google/flan-t5-large", "", "", "flan-t5-large"),
+        (f"a/b@{COMMIT}", "hub", "a/b", COMMIT, "", "b"),
+        ("a/b@refs/pr/1", "hub", "a/b", "refs/pr/1", "", "b"),
+        ("a/b@v1.0", "hub", "a/b", "v1.0", "", "b"),
+        ("a/b:x.gguf", "hub", "a/b", "", "x.gguf", "b"),
+        ("a/b:dir/x y.gguf", "hub", "a/b", "", "dir/x y.gguf", "b"),
+        ("a/b@main:dir/x.gguf", "hub", "a/b", "main", "dir/x.gguf", "b"),
+        ("a/b:Q4_K_M", "hub", "a/b", "", "Q4_K_M", "b"),
+        ("https://h/d/x.gguf", "url", "", "", "x.gguf", "x"),
+        ("http://127.0.0.1:80/x%20y.gguf?download=true", "url", "", "", "x y.gguf", "x y"),
+        ("HTTPS://H/X.GGUF", "url", "", "", "X.GGUF", "X"),
+        ("./folder", "path", "", "", "", "folder"),
+        ("../folder/", "path", "", "", "", "folder"),
+        ("~/x.gguf", "path", "", "", "", "x"),
+        ("/abs/file.gguf", "path", "", "", "", "file"),
+        ("file.gguf", "path", "", "", "", "file"),
+        ("sub/file.gguf", "path", "", "", "", "file"),
+        ("a/b/c", "path", "", "", "", "c"),
+        ("./größe.gguf", "path", "", "", "", "größe"),
+        ("talk.script.json", "path", "", "", "", "talk"),
+    ],
 )
-def test_reference_prints_back_the_same(text: str) -> None:
-    assert str(parse_ref(text)) == text
+def test_every_spelling_has_its_parts(
+    text: str, kind: str, repo: str, revision: str, file: str, served: str
+) -> None:
+    for name, typed in (("", text), ("mine", f"mine={text}")):
+        ref = parse_ref(typed)
+        assert (ref.kind, ref.repo, ref.revision, ref.file) == (kind, repo, revision, file)
+        assert (ref.source, ref.name) == (text, name)
+        assert ref.served_name == name or served
+        assert str(ref) == typed
 
 
 @given(st.text())
@@ -50,228 +60,96 @@ def test_any_text_prints_back_the_same_or_is_refused(text: str) -> None:
     assert str(parsed) == text
 
 
-def test_demo_is_the_file_in_the_package() -> None:
-    model = resolve("demo")
-    assert (model.name, model.format) == ("demo", "gguf")
-    assert Path(model.path).parts[-3:] == ("openllm", "demo", "demo-q8_0.gguf")
-    assert Path(model.path).is_absolute()
+NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,20}[A-Za-z0-9]", fullmatch=True)
+PARTS = st.from_regex(r"[A-Za-z0-9](?:[_.-]?[A-Za-z0-9]){0,10}", fullmatch=True)
+FILES = st.lists(PARTS, min_size=1, max_size=3).map(lambda parts: "/".join(parts) + ".gguf")
+QUANTISATIONS = st.from_regex(r"I?Q[1-8]_[0-9A-Z](?:_[SML])?|BF16|UD-Q4_K_XL", fullmatch=True)
+REVISIONS = st.lists(PARTS, min_size=1, max_size=3).map("/".join)
 
 
-@pytest.mark.parametrize(
-    "text", ["a.gguf", "./a.gguf", "~/a.gguf", "{folder}/a.gguf", "./x/../a.gguf"]
-)
-def test_path_of_a_gguf_file(folder: Path, text: str) -> None:
-    (folder / "x").mkdir()
-    model = resolve(text.format(folder=folder))
-    assert model == LocalModel(name="a", path=str(folder / "a.gguf"), format="gguf")
+@st.composite
+def spellings(draw: st.DrawFn) -> str:
+    """Any reference that the grammar allows."""
+    name = draw(st.just("") | NAMES.filter(is_model_name).map("{}=".format))
+    repo = f"{draw(PARTS)}/{draw(PARTS)}"
+    hub = repo + draw(st.just("") | REVISIONS.map("@{}".format))
+    hub += draw(st.just("") | FILES.map(":{}".format) | QUANTISATIONS.map(":{}".format))
+    url = f"https://{draw(PARTS)}/{draw(FILES)}"
+    path = draw(st.sampled_from(["./", "../", "~/", "/"])) + draw(FILES)
+    return name + draw(st.sampled_from([draw(NAMES), hub, url, path]))
 
 
-def test_script_for_the_scripted_engine(folder: Path) -> None:
-    path = str(folder / "talk.script.json")
-    assert resolve("./talk.script.json") == LocalModel(name="talk", path=path, format="script")
-
-
-@pytest.mark.spec("S2-07")
-def test_name_is_the_last_part_of_the_path_without_its_ending(folder: Path) -> None:
-    assert resolve(f"{folder}/Qwen1.5-0.5B-Chat.gguf").name == "Qwen1.5-0.5B-Chat"
-
-
-@pytest.mark.parametrize("source", ["./a.gguf", "./talk.script.json", "demo"])
-def test_name_can_be_chosen(folder: Path, source: str) -> None:
-    model = resolve(f"my.model-2:b_c={source}")
-    assert model.name == "my.model-2:b_c"
-    assert model.path == resolve(source).path
-
-
-def test_stem_that_is_no_name_asks_for_one(folder: Path) -> None:
-    assert refusal("./bad name.gguf").endswith(f"write bad-name={folder}/bad name.gguf.")
-    assert resolve("bad-name=./bad name.gguf").name == "bad-name"
-
-
-def test_equals_sign_in_a_path_is_part_of_the_path(folder: Path) -> None:
-    (folder / "a=b.gguf").write_bytes(b"")
-    assert "'a=b' cannot be the name of a model" in refusal("./a=b.gguf")
-    assert resolve("c=./a=b.gguf").path == str(folder / "a=b.gguf")
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("dmeo", "Unknown model 'dmeo'. Did you mean 'demo'? Known models: demo;"),
-        ("DEMO", "Did you mean 'demo'?"),
-        ("zzz", "Unknown model 'zzz'. Known models: demo;"),
-        ("meta-llama/Llama-3.2-1B", "is an id of a model hub, and this version serves"),
-        ("./missing.gguf", "The model file ./missing.gguf does not exist"),
-        ("~/missing.gguf", "The model file ~/missing.gguf does not exist"),
-        ("./model.bin", "There is no file or folder ./model.bin; the name of a model file ends"),
-        ("a/b/c", "There is no file or folder a/b/c; the name of a model file ends with .gguf or"),
-        ("", "A model name is empty"),
-        ("   ", "A model name is empty"),
-        ("x=", "'x=' has nothing after '='"),
-        ("=demo", "'' cannot be the name of a model"),
-    ],
-)
-def test_unknown_models_are_named_with_what_to_do(folder: Path, text: str, said: str) -> None:
-    assert said in refusal(text)
-
-
-@pytest.mark.parametrize("text", ["notes.txt", "./notes.txt", "{folder}/notes.txt", "x=notes.txt"])
-def test_file_that_is_no_model_is_called_so(folder: Path, text: str) -> None:
-    (folder / "notes.txt").write_text("hello")
-    message = refusal(text.format(folder=folder))
-    assert message.startswith("The file ")
-    assert "notes.txt is not a GGUF file or a script: its name does not end with .gguf" in message
-    assert "Unknown model" not in message
-
-
-@pytest.mark.parametrize("text", ["empty", "./empty", "empty/", "x=./empty", "./empty.gguf"])
-def test_folder_without_a_model_is_called_so(folder: Path, text: str) -> None:
-    (folder / text.removeprefix("x=")).mkdir()
-    assert f"The folder {text.removeprefix('x=')} is not a model" in refusal(text)
-    assert "give the path of a .gguf file" in refusal(text)
-
-
-def test_folder_names_a_model_in_it(folder: Path) -> None:
-    assert refusal(".").endswith("for the model in it give ./Qwen1.5-0.5B-Chat.gguf.")
-    assert refusal(str(folder)).endswith(f"give {folder}/Qwen1.5-0.5B-Chat.gguf.")
-
-
-def test_a_folder_with_a_config_is_a_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (folder / "tiny").mkdir()
-    assert "tiny is not a model: it does not hold config.json" in refusal("tiny")
-    (folder / "tiny" / "config.json").write_text("{}")
-    path = str(folder / "tiny")
-    for text in ("tiny", "./tiny", "tiny/", path):
-        assert resolve(text) == LocalModel(name="tiny", path=path, format="safetensors")
-    assert resolve("n=./tiny").name == "n"
-    with pytest.raises(ModelFileError, match=r"config\.json"):
-        check_files(resolve("tiny"))
-    monkeypatch.chdir(path)
-    assert resolve(".").name == "tiny"
-
-
-def test_known_name_wins_over_a_folder(folder: Path) -> None:
-    (folder / "demo").mkdir()
-    assert resolve("demo").format == "gguf"
-    assert "The folder ./demo is not a model" in refusal("./demo")
-
-
-def test_hub_id_that_is_a_folder_is_the_folder(folder: Path) -> None:
-    (folder / "Qwen").mkdir()
-    (folder / "Qwen" / "Qwen3-4B").mkdir()
-    assert "The folder Qwen/Qwen3-4B is not a model" in refusal("Qwen/Qwen3-4B")
-
-
-def test_pipe_is_refused_without_being_opened(folder: Path) -> None:
-    os.mkfifo(folder / "pipe.gguf")
-    assert "The model file ./pipe.gguf is no regular file" in refusal("./pipe.gguf")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "demo\0",
-        "de\nmo",
-        "de\x1b[31mmo",
-        "\u202edemo",
-        "\ud800",
-        "..",
-        "../..",
-        "..=demo",
-        "a..b=demo",
-        ".hidden=demo",
-        "-x=demo",
-        "-demo",
-        "--model",
-        "é=demo",
-        "a b=demo",
-        "n" * 129 + "=demo",
-        "n" * 5000,
-        "~root/.ssh/id",
-        "file:///etc/passwd",
-        "C:\\x",
-        "%2e%2e/x.gguf",
-    ],
-)
-def test_hostile_names_are_refused(text: str) -> None:
-    message = refusal(text)
-    assert message.isprintable()
-    assert len(message) < 500
-
-
-def test_refusal_is_quick_and_loads_nothing_heavy() -> None:
-    code = (
-        "import sys\nfrom openllm.models.ref import resolve\n"
-        "try: resolve('dmeo')\nexcept ValueError: print(*sys.modules)"
+@given(spellings())
+def test_whatever_the_grammar_allows_comes_back_part_by_part(text: str) -> None:
+    try:
+        ref = parse_ref(text)
+    except ConfigurationError:
+        assert ".git" in text or ".." in text
+        return
+    assert str(ref) == text
+    assert parse_ref(str(ref)) == ref
+    assert parse_ref(ref.source) == ModelRef(
+        ref.source, kind=ref.kind, repo=ref.repo, revision=ref.revision, file=ref.file
     )
-    started = time.perf_counter()
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.perf_counter() - started < 1.0
-    loaded = {name.partition(".")[0] for name in done.stdout.split()}
-    assert "msgspec" in loaded
-    assert not loaded & {"bentoml", "xllamacpp", "pydantic", "starlette", "jinja2", "numpy"}
-
-
-def test_list_of_models(folder: Path) -> None:
-    models = parse_models("demo, ./a.gguf,b=./a.gguf")
-    assert [model.name for model in models] == ["demo", "a", "b"]
+    if ref.kind == "hub":
+        revision = f"@{ref.revision}" if ref.revision else ""
+        file = f":{ref.file}" if ref.file else ""
+        assert ref.repo + revision + file == ref.source
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "has an empty entry"),
-        ("demo,", "has an empty entry"),
-        ("demo,,demo", "has an empty entry"),
-        ("demo,demo", "Two models have the name 'demo'"),
-        ("./a.gguf,a=demo", "Two models have the name 'a'"),
-        ("demo,dmeo", "Unknown model 'dmeo'"),
+        ("x=", "has nothing after '='"),
+        ("=demo", "'' cannot be the name of a model"),
+        (" demo", "begins or ends with a space"),
+        ("x= demo", "begins or ends with a space"),
+        ("ftp://host/x.gguf", "cannot be fetched by ftp; write https:// or a path"),
+        ("https://host/x.bin", "must end with NAME.gguf"),
+        ("https://host/.gguf", "must end with NAME.gguf"),
+        ("https:///x.gguf", "is no URL of a file"),
+        ("https://host:x/x.gguf", "is no URL"),
+        ("https://host/x.gguf#y", "is no URL of a file"),
+        ("a/b@", "no valid revision"),
+        ("a/b@x//y", "no valid revision"),
+        ("a/b:", "no GGUF file after ':'"),
+        ("a/b:model.safetensors/x", "no GGUF file after ':'"),
+        ("a/b:/etc/x.gguf", "no GGUF file after ':'"),
+        ("a/b:x.gguf@main", "no GGUF file after ':'"),
+        ("a--b/c@main", "no valid ORG/NAME"),
+        ("~other/x.gguf", "write its path from /"),
     ],
 )
-def test_wrong_lists_are_refused(folder: Path, text: str, said: str) -> None:
-    with pytest.raises(ConfigurationError, match=said):
-        parse_models(text)
+def test_wrong_parts_are_named(text: str, said: str) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse_ref(text)
+    assert said in raised.value.message
 
 
-def test_registry_knows_what_was_added() -> None:
-    registry = Registry()
-    registry.add_model("mine", "/m/mine.gguf")
-    assert list(registry) == ["mine"]
-    assert resolve("mine", registry).path == "/m/mine.gguf"
-    with pytest.raises(ConfigurationError, match="already taken"):
-        registry.add_model("mine", "/m/other.gguf")
-    with pytest.raises(ConfigurationError, match="is not a model name"):
-        registry.add_model("../x", "/m/other.gguf")
+def test_a_password_in_a_url_is_refused_and_not_repeated() -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        parse_ref("https://me:hunter2@host/x.gguf")
+    assert "hunter2" not in raised.value.message
+    assert "--download-header" in raised.value.message
 
 
-def test_bundled_names_are_names() -> None:
-    assert all(is_model_name(name) for name in BUNDLED)
-
-
-def test_right_files_pass_the_check(folder: Path) -> None:
-    check_files(resolve("./a.gguf"))
-    check_files(resolve("./talk.script.json"))
-
-
+@pytest.mark.spec("S3-08")
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "fits"),
     [
-        ("a.gguf", b"<html>", "a.gguf is not a GGUF file: it begins with b'<htm'"),
-        ("a.gguf", bytes(build().content[:-1]), "a.gguf is truncated: needs"),
-        ("talk.script.json", b"{", "talk.script.json is not JSON"),
-        ("talk.script.json", b"", "talk.script.json is not JSON"),
-        ("talk.script.json", b'"\xff"', "talk.script.json is not JSON"),
-        ("talk.script.json", b"[" * 100_000, "talk.script.json is not JSON"),
+        ("Qwen1.5-0.5B-Chat", True),
+        ("a_b:c-d.e", True),
+        ("a" * 128, True),
+        ("a" * 129, False),
+        ("a/b", False),
+        ("a b", False),
+        ("é", False),
+        ("..", False),
+        (".x", False),
+        ("-x", False),
+        ("x.", False),
+        ("", False),
     ],
 )
-def test_broken_files_are_named(folder: Path, name: str, content: bytes, said: str) -> None:
-    (folder / name).write_bytes(content)
-    with pytest.raises(ModelFileError) as raised:
-        check_files(resolve(f"./{name}"))
-    assert raised.value.message.startswith(said)
-
-
-def test_missing_script_is_named(folder: Path) -> None:
-    model = LocalModel(name="x", path=str(folder / "x.script.json"), format="script")
-    with pytest.raises(ModelFileError, match="cannot be read: No such file"):
-        check_files(model)
+def test_names_that_requests_can_use(name: str, fits: bool) -> None:
+    assert is_model_name(name) is fits

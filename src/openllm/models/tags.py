@@ -13,16 +13,35 @@ from openllm.errors import ConfigurationError, ModelFileError
 
 MAX_PART = 63  # BentoML's limit for a name and for a version.
 _PART = re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?")
+_FOREIGN = re.compile(r"[^-._a-z0-9]+")
+_SHARD = re.compile(r"-\d{5}-of-\d{5}$")
 _BLOCK = 1 << 20
+_DIGITS = 8
 
 _FRAMEWORKS = {"torch": "pt"}
 """Where the documents have another name than our engine."""
 
 
-def stored_name(engine: str, model: str) -> str:
-    """Return the name for a model run by `engine`; `model` is a hub id or a local model's name."""
-    name = re.sub(r"[^-._a-z0-9]+", "-", model.lower().replace("/", "--"))
-    return f"{_FRAMEWORKS.get(engine, engine)}-{name}"[:MAX_PART].rstrip("-._")
+def framework_name(engine: str) -> str:
+    """Return what tags begin with for models that `engine` runs: "pt" for torch, else its name."""
+    return _FRAMEWORKS.get(engine, engine)
+
+
+def stored_name(framework: str, model: str, file: str = "") -> str:
+    """Return the name in the store of `model`, a hub id or a local model's name.
+
+    `file` is the one GGUF file taken from a repository of many; its shard numbers do not count. A
+    name that is too long, or that has letters outside ASCII, ends in 8 digits of a hash, so that
+    no two models share it.
+    """
+    whole = f"{framework_name(framework)}-{model}"
+    if file:
+        whole += "/" + _SHARD.sub("", os.path.splitext(file)[0])
+    name = _FOREIGN.sub("-", whole.lower().replace("/", "--")).rstrip("-._")
+    if len(name) <= MAX_PART and whole.isascii():
+        return name
+    digits = hashlib.sha256(whole.encode()).hexdigest()[:_DIGITS]
+    return f"{name[: MAX_PART - _DIGITS - 1].rstrip('-._')}-{digits}"
 
 
 def checked_tag(name: str, version: str) -> str:
@@ -32,13 +51,18 @@ def checked_tag(name: str, version: str) -> str:
         ConfigurationError: BentoML cannot store a model under it.
     """
     for what, part in (("model_name", name), ("model_version", version)):
-        if len(part) > MAX_PART or not _PART.fullmatch(part):
+        if not is_part(part):
             raise ConfigurationError(
                 f"{what} is {part!r}; use at most {MAX_PART} lower-case letters, digits, '-', '_'"
                 " and '.', and begin and end with a letter or digit",
                 param=what,
             )
     return f"{name}:{version}"
+
+
+def is_part(text: str) -> bool:
+    """Whether `text` can be a name or a version in the store."""
+    return len(text) <= MAX_PART and _PART.fullmatch(text) is not None
 
 
 def given_tag(
@@ -68,7 +92,7 @@ def content_version(path: str) -> str:
     root = Path(path)
     try:
         digest = hashlib.sha256()
-        for file in _files(root):
+        for file in content_files(root):
             name = file.relative_to(root).as_posix()
             state = file.stat()
             digest.update(
@@ -79,7 +103,7 @@ def content_version(path: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _files(root: Path) -> Iterator[Path]:
+def content_files(root: Path) -> Iterator[Path]:
     """Yield the files of a model in an order of their own; hidden ones are no part of it."""
     if root.is_file():
         yield root
@@ -90,10 +114,16 @@ def _files(root: Path) -> Iterator[Path]:
                 yield Path(folder, name)
 
 
+def sha256_of(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 of a file's bytes as 64 hexadecimal digits; raises `OSError`."""
+    digest = hashlib.sha256()
+    with open(path, "rb", buffering=0) as file:
+        block = memoryview(bytearray(_BLOCK))
+        while length := file.readinto(block):
+            digest.update(block[:length])
+    return digest.hexdigest()
+
+
 @lru_cache(maxsize=1024)
 def _hash(path: str, _size: int, _modified: int) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+    return sha256_of(path)

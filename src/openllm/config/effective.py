@@ -1,0 +1,201 @@
+"""What holds in the end, and where each value was given.
+
+A request's own value comes first, which is `openllm.server`'s affair; then a flag,
+OPEN_LLM_<MODEL>_<FIELD>, OPEN_LLM_<FIELD>, the configuration file, what the model's family brings,
+and the field's default. In each of them a value for one model is before one for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from openllm.config.download import DownloadOptions
+from openllm.config.explain import explain, refusal, together
+from openllm.config.fields import as_items, is_number, model_key
+from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
+from openllm.config.server import ServerSettings
+from openllm.config.sources import Given, Layer, Values
+from openllm.errors import ConfigurationError
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+class Setting(NamedTuple):
+    """A value in effect and where it was given: a flag, a variable, a line of a file, "family x",
+    or "default"."""
+
+    value: object
+    origin: str
+
+
+class Named(NamedTuple):
+    """A model to be served, before its settings are known.
+
+    Attributes:
+        text: As it was typed.
+        name: What requests call it.
+        defaults: What its family or its registration sets.
+        origin: What messages call those, such as "family llama".
+    """
+
+    text: str
+    name: str
+    defaults: Mapping[str, object] = {}
+    origin: str = ""
+
+
+class Entry(NamedTuple):
+    """A model to be served, with all its settings; `settings` are the same with their origins."""
+
+    text: str
+    name: str
+    config: ModelConfig
+    download: DownloadOptions
+    settings: Mapping[str, Setting]
+
+
+class Configuration(NamedTuple):
+    """Everything that a server is started with.
+
+    Attributes:
+        download: What holds for downloads of no model in particular.
+        settings: Those of the server, with their origins.
+    """
+
+    server: ServerSettings
+    download: DownloadOptions
+    entries: tuple[Entry, ...]
+    settings: Mapping[str, Setting]
+
+
+def configure(
+    models: Sequence[Named], layers: Sequence[Layer], mistakes: Sequence[str] = ()
+) -> Configuration:
+    """Check every value that was given, also those that another one replaces.
+
+    Args:
+        models: What will be served.
+        layers: The sources, the one that wins first.
+        mistakes: What was wrong with names and files already.
+
+    Raises:
+        ConfigurationError: Something is wrong; the message names all of it.
+    """
+    told = list(mistakes)
+    told += _sharing(models)
+    general = [layer.general for layer in layers]
+    server = checked(ServerSettings, general, told)
+    _, _, download = _of_model(general, told)
+    keys = {model_key(model.name) for model in models}
+    for key in sorted({key for layer in layers for key in layer.models} - keys):
+        _of_model(_chain(key, layers), told)
+    entries = tuple(_entry(model, layers, told) for model in models)
+    if told:
+        raise ConfigurationError(together(told))
+    return Configuration(server, download, entries, _settings((server,), general))
+
+
+def _entry(model: Named, layers: Sequence[Layer], mistakes: list[str]) -> Entry:
+    brought = {name: Given(value, model.origin) for name, value in model.defaults.items()}
+    chain = [*_chain(model_key(model.name), layers), brought]
+    load, defaults, download = _of_model(chain, mistakes)
+    return Entry(
+        text=model.text,
+        name=model.name,
+        config=ModelConfig(load=load, defaults=defaults),
+        download=download,
+        settings=_settings((load, defaults, download), chain),
+    )
+
+
+def _chain(key: str, layers: Sequence[Layer]) -> list[Values]:
+    return [values for each in layers for values in (each.models.get(key, {}), each.general)]
+
+
+def _of_model(
+    chain: Sequence[Values], mistakes: list[str]
+) -> tuple[LoadOptions, RequestDefaults, DownloadOptions]:
+    return (
+        checked(LoadOptions, chain, mistakes),
+        checked(RequestDefaults, chain, mistakes),
+        checked(DownloadOptions, chain, mistakes),
+    )
+
+
+def checked(model: type[Settings], chain: Sequence[Values], mistakes: list[str]) -> Settings:
+    """Return the settings in effect, the first of each field in `chain`.
+
+    What is wrong, in effect or not, goes to `mistakes`; the settings are then of no use.
+    """
+    effective: dict[str, Given] = {}
+    replaced: list[tuple[str, Given]] = []
+    for values in chain:
+        for name in filter(values.__contains__, model.model_fields):
+            if name in effective:
+                replaced.append((name, values[name]))
+            else:
+                effective[name] = values[name]
+    settings = _validated(model, effective, mistakes)
+    for name, given in replaced:
+        _validated(model, {**effective, name: given}, mistakes)
+    return settings
+
+
+def _validated(model: type[Settings], given: Mapping[str, Given], mistakes: list[str]) -> Settings:
+    values = {
+        name: as_items(model.model_fields[name], each.value)
+        for name, each in given.items()
+        if not _is_switch_for_number(model, name, each, mistakes)
+    }
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for each in error.errors(include_url=False):
+            origin = given[str(each["loc"][0])].origin if each["loc"] else _origins(given)
+            mistakes.append(explain(model, each, origin))
+        return model.model_construct()
+
+
+def _is_switch_for_number(
+    model: type[BaseModel], name: str, given: Given, mistakes: list[str]
+) -> bool:
+    """Whether true or false stands for a number, which pydantic would take for 1 or 0."""
+    if isinstance(given.value, bool) and is_number(model.model_fields[name]):
+        mistakes.append(refusal(model, name, given.value, given.origin))
+        return True
+    return False
+
+
+def _origins(given: Mapping[str, Given]) -> str:
+    return " and ".join(sorted({each.origin for each in given.values()}))
+
+
+def _settings(models: Sequence[BaseModel], chain: Sequence[Values]) -> dict[str, Setting]:
+    return {
+        name: Setting(value, next((each[name].origin for each in chain if name in each), "default"))
+        for model in models
+        for name, value in _fields(model)
+    }
+
+
+def _fields(model: BaseModel) -> Iterator[tuple[str, Any]]:
+    return ((name, getattr(model, name)) for name in type(model).model_fields)
+
+
+def _sharing(models: Sequence[Named]) -> Iterator[str]:
+    """Say of models whose variables would have the same names that they do."""
+    seen: dict[str, str] = {}
+    for model in models:
+        key = model_key(model.name)
+        if key not in seen:
+            seen[key] = model.name
+        elif seen[key] == model.name:
+            yield f"Two models have the name {model.name!r}; choose another with NAME=MODEL."
+        else:
+            yield (
+                f"the models {seen[key]!r} and {model.name!r} would share the variables"
+                f" OPEN_LLM_{key}_*; choose another name with NAME=MODEL"
+            )

@@ -1,0 +1,89 @@
+"""The settings described for programs and people: a JSON schema of the file, and tables of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from openllm.config.explain import allowed
+from openllm.config.fields import MODEL_MODELS, OPTION_MODELS, SECTIONS, flag, is_list, variable
+
+_MODEL_TEXT = {
+    "type": "string",
+    "description": "A model as the command line takes it; the name above it if left out.",
+}
+
+
+def file_schema() -> dict[str, Any]:
+    """Return the JSON schema of the configuration file."""
+    own = [fields for model in MODEL_MODELS for fields in _properties(model)]
+    section = _object({"model": _MODEL_TEXT, **dict(own)})
+    models = {
+        "description": "What is served: names with options, a list, or a text with commas.",
+        "anyOf": [
+            {
+                "type": "object",
+                "additionalProperties": {"anyOf": [section, {"type": ["string", "null"]}]},
+            },
+            {"type": "array", "items": {"type": "string"}},
+            {"type": "string"},
+        ],
+    }
+    everything = [fields for model in OPTION_MODELS for fields in _properties(model)]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Configuration of openllm start",
+        **_object({"models": models, **dict(everything)}),
+    }
+
+
+def docs_tables() -> str:
+    """Return the tables of docs/configuration.md, one for each group of settings."""
+    return "\n".join(line for title, model in SECTIONS.items() for line in _table(title, model))
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "additionalProperties": False}
+
+
+def _properties(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
+    properties: dict[str, Any] = model.model_json_schema()["properties"]
+    for name, schema in properties.items():
+        schema.pop("title", None)
+        if is_list(model.model_fields[name]):
+            schema = {
+                "anyOf": [schema, schema["items"]],
+                "description": schema.pop("description", ""),
+                "default": schema.pop("default", []),
+            }
+        yield name, schema
+
+
+def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
+    yield from (f"### {title}", "")
+    yield from (
+        "| option | flag | variable | takes | default | meaning |",
+        "|---|---|---|---|---|---|",
+    )
+    for name, field in model.model_fields.items():
+        takes = allowed(model, name) + ("; a list" if is_list(field) else "")
+        cells = (
+            f"`{name}`",
+            f"`{flag(name)}`",
+            f"`{variable(name)}`",
+            takes,
+            _default(field),
+            field.description or "",
+        )
+        yield "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    yield ""
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.default
+    if field.default_factory is not None or default is None or default == ():
+        return ""
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"

@@ -1,0 +1,47 @@
+"""What one source of settings says, before anybody has checked the values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Given(NamedTuple):
+    """A value as somebody wrote it.
+
+    Attributes:
+        origin: Where, as messages name it: "--port", "OPEN_LLM_PORT", "a.yaml, line 3: port".
+    """
+
+    value: object
+    origin: str
+
+
+Values = dict[str, Given]
+"""By the field's own name."""
+
+
+class Layer(NamedTuple):
+    """The values of one source: for the server and every model, and for single models.
+
+    `models` is by `fields.model_key` of their names.
+    """
+
+    general: Values
+    models: dict[str, Values]
+
+    def of(self, key: str) -> Values:
+        """Return the values of one model alone, to be changed."""
+        return self.models.setdefault(key, {})
+
+
+def empty() -> Layer:
+    return Layer({}, {})
+
+
+def put(values: Values, name: str, given: Given, mistakes: list[str]) -> None:
+    """Add a value; the same field given twice in one source is a mistake."""
+    if name in values and values[name].value != given.value:
+        mistakes.append(
+            f"{given.origin} and {values[name].origin} set the same option; leave one out"
+        )
+    values[name] = given

@@ -1,0 +1,198 @@
+"""From the text that names a model to its files on this machine, fetched if they are not here.
+
+Names, layouts and the store are `openllm.models`' affair; which engine a download is for is told
+here, before its first byte of weights, so that what cannot run is not fetched.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+from openllm.config.model import LoadOptions
+from openllm.engines import engine_name
+from openllm.errors import ConfigurationError
+from openllm.llm.choice import choose_by_facts
+from openllm.models.locate import defaults_of, expand, find_local, from_store
+from openllm.models.ref import ModelRef, bad_name, is_model_name, parse_ref
+from openllm.models.registry import REGISTRY, Registry
+from openllm.models.store import StoredModel, add, find_tag, quick_check, touch
+from openllm.models.tags import framework_name, stored_name
+from openllm.types import LocalModel, ModelFormat
+
+if TYPE_CHECKING:
+    from openllm.config.download import DownloadOptions
+    from openllm.models.pull import Progress
+
+    OnProgress = Callable[[Progress], None]
+
+
+def local_model(
+    text: str | ModelRef,
+    options: DownloadOptions | None = None,
+    *,
+    registry: Registry = REGISTRY,
+    backend: str | None = None,
+    trust_remote_code: bool = False,
+    on_progress: OnProgress | None = None,
+    cancelled: threading.Event | None = None,
+) -> LocalModel:
+    """Return the model that `text` names, downloaded into the store unless it is here.
+
+    Blocks. What is here is found without any network call.
+
+    Args:
+        text: Any spelling that `openllm.models.ref` lists.
+        options: How to download; read from the environment if left out.
+        registry: Where names are looked up.
+        backend: The engine it is for; that of its family, its format and architecture if left out.
+        trust_remote_code: Take a model that needs Python code from its own folder.
+        on_progress: Called as the download goes on, from its threads.
+        cancelled: Set from another thread, it stops the download; what has arrived is kept.
+
+    Raises:
+        ConfigurationError: The text is wrong, the name unknown, or no engine runs the model.
+        EngineNotInstalledError: The engine's package is missing; nothing was downloaded.
+        OpenLLMError: The download failed; the message says what to do.
+    """
+    ref = parse_ref(text) if isinstance(text, str) else text
+    backend = backend or _own_backend(ref, registry)
+    found = find_local(ref, registry)
+    if found is None:
+        load = LoadOptions(backend=backend, trust_remote_code=trust_remote_code)
+        found = _pulled(expand(ref, registry), options, load, on_progress, cancelled)
+    elif found.tag and (model := find_tag(found.tag)):
+        quick_check(model)
+        touch(model)
+    return for_engine(found, engine_name(backend)) if backend else found
+
+
+def local_models(
+    text: str,
+    options: DownloadOptions | None = None,
+    *,
+    registry: Registry = REGISTRY,
+    backend: str | None = None,
+    trust_remote_code: bool = False,
+    on_progress: OnProgress | None = None,
+) -> tuple[LocalModel, ...]:
+    """Return the models that a list separated by commas names; arguments are `local_model`'s.
+
+    Raises:
+        ConfigurationError: An entry is empty or unknown, or two have one name; before anything is
+            downloaded.
+    """
+    return tuple(
+        local_model(
+            ref,
+            options,
+            registry=registry,
+            backend=backend,
+            trust_remote_code=trust_remote_code,
+            on_progress=on_progress,
+        )
+        for ref in parse_list(text, registry)
+    )
+
+
+def parse_list(text: str, registry: Registry = REGISTRY) -> tuple[ModelRef, ...]:
+    """Parse a list separated by commas; every name in it is known, and served once.
+
+    Raises:
+        ConfigurationError: An entry is empty, wrong or unknown, or two have one name.
+        ModelFileError: An entry is a path where no model lies.
+    """
+    refs: dict[str, ModelRef] = {}
+    for part in text.split(","):
+        if not part.strip():
+            raise ConfigurationError(f"The list of models {text[:80]!r} has an empty entry.")
+        ref = parse_ref(part.strip())
+        name = _checked_name(ref, registry)
+        if name in refs:
+            raise ConfigurationError(
+                f"Two models have the name {name!r}; choose another with NAME=MODEL."
+            )
+        refs[name] = ref
+    return tuple(refs.values())
+
+
+def for_engine(model: LocalModel, engine: str) -> LocalModel:
+    """Return `model` under the tag it has for `engine`; stored twice, its files are linked.
+
+    A model that is not in the store stays as it is.
+    """
+    framework = framework_name(engine)
+    known = find_tag(model.tag) if model.tag else None
+    if known is None or known.name.startswith(f"{framework}-"):
+        return model
+    name = stored_name(framework, known.source, known.file)
+    return store_as(model, known, name, known.version)
+
+
+def store_as(model: LocalModel, known: StoredModel, name: str, version: str) -> LocalModel:
+    """Link the files of the stored model `known` into "name:version" too; returns that one."""
+    linked = add(
+        known.folder,
+        name=name,
+        version=version,
+        format=known.format,
+        source=known.source,
+        revision=known.revision,
+        file=known.file,
+        files=known.files,
+        refs=known.refs,
+    )
+    return from_store(ModelRef(known.source, model.name), linked)
+
+
+def framework_of(name: str, load: LoadOptions, architecture: str, form: ModelFormat) -> str:
+    """Return what the tag of a download begins with: the name of the engine that will run it.
+
+    Args:
+        name: Of the model, for messages.
+        load: Of these, the engine asked for and whether the model's own code is trusted count.
+        architecture: As the model's `config.json` names it, "" where it has none.
+        form: What its files are.
+
+    Raises:
+        ConfigurationError: The engine asked for is unknown, or none runs the model.
+        EngineNotInstalledError: Its package is missing; says what to install.
+    """
+    return framework_name(choose_by_facts(name, form, architecture, load).name)
+
+
+def _pulled(
+    ref: ModelRef,
+    options: DownloadOptions | None,
+    load: LoadOptions,
+    on_progress: OnProgress | None,
+    cancelled: threading.Event | None,
+) -> LocalModel:
+    from openllm.config.download import DownloadOptions
+    from openllm.models.pull import pull
+
+    model = pull(
+        ref,
+        options or DownloadOptions(),
+        framework=partial(framework_of, ref.served_name, load),
+        on_progress=on_progress,
+        cancelled=cancelled,
+    )
+    return from_store(ref, model)
+
+
+def _own_backend(ref: ModelRef, registry: Registry) -> str | None:
+    backend = defaults_of(ref, registry).get("backend")
+    return backend if isinstance(backend, str) else None
+
+
+def _checked_name(ref: ModelRef, registry: Registry) -> str:
+    """Return the name that requests will use; what is a path is looked at as well."""
+    meant = expand(ref, registry)
+    if meant.kind == "path":
+        find_local(ref, registry)
+    if not is_model_name(meant.served_name):
+        raise bad_name(meant.served_name, meant.source)
+    return meant.served_name

@@ -1,0 +1,154 @@
+"""What a model needs memory for, read from headers alone: of files here, or on a hub.
+
+    facts_config  layers and heads as `config.json` has them
+    facts_gguf    the same as a GGUF header has them
+
+It knows sizes, and nothing of engines: `openllm.models.fit` says what each makes of them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from openllm.errors import ModelFetchError
+from openllm.models.facts_config import Shape, shape_of_config
+from openllm.models.facts_gguf import GgufShape, gguf_shape
+from openllm.models.folder import CONFIG, model_facts
+from openllm.models.folder_files import FolderFiles
+from openllm.models.folder_weights import read_weights
+from openllm.models.gguf_parts import part_paths
+from openllm.models.gguf_window import Window, open_window
+from openllm.models.ranges import RangeFile, ReadRange, RemoteFiles, weight_names
+from openllm.types import LocalModel, ModelFormat
+
+if TYPE_CHECKING:
+    from openllm.config.download import DownloadOptions
+    from openllm.models.hub import RemoteFile, RemoteModel
+
+# Bytes of a number of the types that a load can turn into another; others stay as they are.
+_WIDTHS = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+
+
+class ModelFacts(Struct, frozen=True, kw_only=True):
+    """What decides how much memory a model takes.
+
+    Attributes:
+        format: What its files are.
+        architecture: As the files name it, e.g. "LlamaForCausalLM", or "llama" of a GGUF file.
+        weights: Bytes of weights by the type they are stored in; "" where it cannot be changed.
+        dtype: Type of most weights as PyTorch names it; "" where it has no name for it.
+        context_length: Tokens the model was made for; None where it names no limit.
+        encoder_decoder: Keys and values are kept of the prompt and of the reply.
+        shape: Its layers, and what they keep of each token.
+    """
+
+    format: ModelFormat
+    architecture: str
+    weights: dict[str, int]
+    shape: Shape
+    dtype: str = ""
+    context_length: int | None = None
+    encoder_decoder: bool = False
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of the weights as they are stored."""
+        return sum(self.weights.values())
+
+    def loaded_bytes(self, width: int) -> int:
+        """Return the bytes of the weights when a number takes `width`; quantized ones stay."""
+        return sum(
+            size * width // _WIDTHS[name] if name in _WIDTHS else size
+            for name, size in self.weights.items()
+        )
+
+    def kv_bytes_per_token(self, width: int) -> int:
+        """Return what a token adds to the KV cache while no window is full, in bytes."""
+        return width * sum(cache.layers * cache.numbers for cache in self.shape.caches)
+
+
+def facts_of(model: LocalModel) -> ModelFacts | None:
+    """Return the facts of a model on this machine; None of a format that has none.
+
+    Raises:
+        ModelFileError: The files are damaged, or are not what they say.
+    """
+    if model.format == "gguf":
+        with open_window(model.path) as window:
+            found = gguf_shape(window)
+        return _of_gguf(found, sum(map(_size, part_paths(model.path, found.parts))))
+    if model.format != "safetensors":
+        return None
+    return _of_files(FolderFiles(model.path))
+
+
+def facts_of_remote(
+    remote: RemoteModel, files: Sequence[RemoteFile], options: DownloadOptions
+) -> ModelFacts:
+    """Return the facts of `files`, the wanted ones of a model on a hub; fetches headers only.
+
+    Raises:
+        ModelFileError: A file is damaged, or is not what it says.
+        OpenLLMError: The hub cannot be reached, or refuses.
+    """
+    from openllm.models.transfer import read_range
+
+    urls = {file.name: file.url for file in files}
+    unknown = next((file.name for file in files if file.size < 0), None)
+    if unknown is not None:
+        raise ModelFetchError(
+            f"the server does not say how long {unknown} is; download it and give its path"
+        )
+
+    def read(name: str, start: int, length: int) -> bytes:
+        return read_range(urls[name], start, length, options)
+
+    return facts_by_ranges(remote.source, {file.name: file.size for file in files}, read)
+
+
+def facts_by_ranges(label: str, sizes: Mapping[str, int], read_range: ReadRange) -> ModelFacts:
+    """Return the facts of remote files, given their sizes by name; errors as `facts_of_remote`."""
+    parts = weight_names(tuple(sizes))
+    if parts:
+        first = parts[0]
+        source = RangeFile(first, sizes[first], read_range)
+        window = Window(source, os.path.basename(first), sizes[first])
+        return _of_gguf(gguf_shape(window), sum(sizes[name] for name in parts))
+    files = RemoteFiles(label, sizes, read_range)
+    return _of_files(files)
+
+
+def _of_files(files: FolderFiles) -> ModelFacts:
+    config = files.object(CONFIG)
+    if config is None:
+        files.fail(CONFIG, "does not exist, so this is no model; choose another repository")
+    said: dict[str, Any] = model_facts(files, config)
+    weights = read_weights(files)
+    return ModelFacts(
+        format="safetensors",
+        architecture=said["architecture"],
+        weights=weights.types,
+        dtype=said["dtype"] or weights.dtype,
+        context_length=said["context_length"],
+        encoder_decoder=said["encoder_decoder"],
+        shape=shape_of_config(config),
+    )
+
+
+def _size(path: str) -> int:
+    with open_window(path) as window:
+        return window.size
+
+
+def _of_gguf(found: GgufShape, size: int) -> ModelFacts:
+    return ModelFacts(
+        format="gguf",
+        architecture=found.architecture,
+        weights={"": size},
+        context_length=found.context_length,
+        shape=found.shape,
+    )

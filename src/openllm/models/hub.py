@@ -1,0 +1,222 @@
+"""What a hub, or a URL, offers: one listing with the sizes and hashes of a model's files.
+
+The hub's addresses, headers and token are huggingface_hub's; the listing is read here, because it
+comes from a stranger and must stay within bounds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import quote
+
+import msgspec
+
+from openllm.config.download import DownloadOptions
+from openllm.errors import (
+    ConfigurationError,
+    ModelFetchError,
+    ModelFileError,
+    ModelNotFoundError,
+)
+from openllm.models.ref import ModelRef
+from openllm.models.transfer_http import Session, head
+
+MAX_LISTING = 32 << 20
+MAX_FILES = 50_000
+MAX_NAME = 1024
+MAX_PART = 255
+"""Bytes that a file system gives to a file's name."""
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHARD = re.compile(r"^(.*)-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
+_BESIDE_WEIGHTS = re.compile(r"[^/]+\.(json|txt|model|jinja|tiktoken|py)|1_Pooling/config\.json")
+_WEIGHTS = re.compile(r"(?!consolidated)[^/]+\.safetensors")
+_PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|msgpack|h5)")
+
+
+class RemoteFile(msgspec.Struct, frozen=True):
+    """One file to download.
+
+    Attributes:
+        name: Its path below the model's folder, with "/".
+        size: Bytes; -1 where the server does not say.
+        url: Where it is.
+        sha256: Hash of its content, "" if unknown.
+        blob: Git's hash of it, "" if unknown.
+        etag: What the server called this content, for a URL.
+    """
+
+    name: str
+    size: int
+    url: str
+    sha256: str = ""
+    blob: str = ""
+    etag: str = ""
+
+
+class RemoteModel(msgspec.Struct, frozen=True):
+    """A model that can be downloaded: where it is from, its commit ("" for a URL), its files."""
+
+    source: str
+    commit: str
+    files: tuple[RemoteFile, ...]
+
+
+class _Lfs(msgspec.Struct):
+    sha256: str = ""
+    oid: str = ""
+
+
+class _Sibling(msgspec.Struct):
+    rfilename: str
+    size: int | None = None
+    blobId: str | None = None
+    lfs: _Lfs | None = None
+
+
+class _Listing(msgspec.Struct):
+    sha: str
+    siblings: list[_Sibling]
+
+
+def inspect(ref: ModelRef, options: DownloadOptions) -> RemoteModel:
+    """Ask the hub, or the URL's server, what `ref` is; one request.
+
+    Raises:
+        ConfigurationError: `ref` is not a hub id or a URL, or the network must not be used.
+        ModelNotFoundError: There is no such model, revision or file.
+        ModelFetchError: The server cannot be reached, refuses, or answers nonsense.
+    """
+    if ref.kind not in ("hub", "url"):
+        raise ConfigurationError(f"{ref} is not on a hub; give org/name or the URL of a GGUF file.")
+    if options.is_offline:
+        raise ConfigurationError(
+            f"{ref.origin} is not in the store, and the network must not be used (--offline or"
+            f" HF_HUB_OFFLINE); allow it once with: openllm pull {ref.source}",
+            param="offline",
+        )
+    with Session(options, options.endpoint if ref.kind == "hub" else ref.source) as session:
+        return _repository(ref, session) if ref.kind == "hub" else _single(ref, session)
+
+
+def wanted(remote: RemoteModel, file: str = "") -> tuple[RemoteFile, ...]:
+    """Return the files to download: one GGUF file with its shards, or weights and what they need.
+
+    Pickled weights are never taken. `file` is the path of a file or a quantisation such as Q4_K_M.
+
+    Raises:
+        ModelNotFoundError: There is no such file; those there are, are named.
+        ModelFileError: The model has no weights that may be loaded, or several to choose from.
+    """
+    ggufs = [one for one in remote.files if one.name.lower().endswith(".gguf")]
+    if file:
+        return _asked(remote, file, ggufs)
+    if any(_WEIGHTS.fullmatch(one.name) for one in remote.files):
+        found = [
+            one
+            for one in remote.files
+            if _WEIGHTS.fullmatch(one.name) or _BESIDE_WEIGHTS.fullmatch(one.name)
+        ]
+        return tuple(found)
+    sets = {_set_name(one.name) for one in ggufs if "mmproj" not in one.name.lower()}
+    if len(sets) == 1:
+        return _with_shards(next(iter(sets)), ggufs)
+    raise _no_weights(remote, sorted(sets))
+
+
+def _repository(ref: ModelRef, session: Session) -> RemoteModel:
+    revision = quote(ref.revision or "main", safe="")
+    url = f"{session.endpoint}/api/models/{ref.repo}/revision/{revision}?blobs=true"
+    try:
+        listing = msgspec.json.decode(session.read(url, MAX_LISTING), type=_Listing)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ModelFetchError(
+            f"{session.host} answered with no listing of {ref.repo} ({error});"
+            " check --hub-endpoint, or try again later"
+        ) from error
+    if not _COMMIT.fullmatch(listing.sha):
+        raise ModelFetchError(f"{session.host} named no commit of {ref.repo}; try again later")
+    if len(listing.siblings) > MAX_FILES:
+        raise ModelFetchError(
+            f"{ref.repo} lists {len(listing.siblings)} files; at most {MAX_FILES} are taken"
+        )
+    files = (_file(one, ref, listing.sha, session) for one in listing.siblings)
+    return RemoteModel(ref.repo, listing.sha, tuple(one for one in files if one is not None))
+
+
+def _file(one: _Sibling, ref: ModelRef, commit: str, session: Session) -> RemoteFile | None:
+    """Return a file of the listing; None for a name that could lead out of the model's folder."""
+    parts = one.rfilename.split("/")
+    plain = one.rfilename.isprintable() and "\\" not in one.rfilename
+    if not plain or len(one.rfilename) > MAX_NAME:
+        return None
+    if any(part in ("", ".", "..") or len(part.encode()) > MAX_PART for part in parts):
+        return None
+    lfs = one.lfs.sha256 or one.lfs.oid if one.lfs else ""
+    return RemoteFile(
+        name=one.rfilename,
+        size=one.size if one.size is not None and one.size >= 0 else -1,
+        url=f"{session.endpoint}/{ref.repo}/resolve/{commit}/{quote(one.rfilename)}",
+        sha256=lfs if _SHA256.fullmatch(lfs) else "",
+        blob=one.blobId if one.blobId and _COMMIT.fullmatch(one.blobId) and not lfs else "",
+    )
+
+
+def _single(ref: ModelRef, session: Session) -> RemoteModel:
+    reply = head(session, ref.source)
+    size = reply.headers.get("content-length", "")
+    file = RemoteFile(
+        name=ref.file,
+        size=int(size) if size.isdigit() else -1,
+        url=ref.source,
+        etag=reply.headers.get("etag", ""),
+    )
+    return RemoteModel(ref.source, "", (file,))
+
+
+def _asked(remote: RemoteModel, file: str, ggufs: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
+    if any(one.name == file for one in ggufs):
+        return _with_shards(_set_name(file), ggufs)
+    token = re.compile(rf"(?<![A-Za-z0-9]){re.escape(file)}(?![A-Za-z0-9_])", re.IGNORECASE)
+    sets = sorted({_set_name(one.name) for one in ggufs if token.search(one.name)})
+    if len(sets) == 1:
+        return _with_shards(sets[0], ggufs)
+    if sets:
+        raise ModelNotFoundError(
+            f"{remote.source} has several files for {file!r}; choose one:{_choices(remote, sets)}"
+        )
+    there = sorted({_set_name(one.name) for one in ggufs})
+    raise ModelNotFoundError(
+        f"{remote.source} has no GGUF file {file!r};"
+        + (f" it has:{_choices(remote, there)}" if there else " it has none at all")
+    )
+
+
+def _set_name(name: str) -> str:
+    shard = _SHARD.match(name)
+    return f"{shard[1]}.gguf" if shard else name
+
+
+def _with_shards(name: str, ggufs: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
+    return tuple(one for one in ggufs if _set_name(one.name) == name)
+
+
+def _no_weights(remote: RemoteModel, sets: list[str]) -> ModelFileError:
+    if sets:
+        return ModelFileError(
+            f"{remote.source} has {len(sets)} GGUF files; choose one:{_choices(remote, sets)}"
+        )
+    pickles = [one.name for one in remote.files if _PICKLES.fullmatch(one.name)]
+    if pickles:
+        return ModelFileError(
+            f"{remote.source} has pickled weights only ({pickles[0]}), which can run code when they"
+            " are opened; use a revision or a model with safetensors or GGUF files"
+        )
+    return ModelFileError(f"{remote.source} has no safetensors or GGUF files; it is no model")
+
+
+def _choices(remote: RemoteModel, sets: Sequence[str], most: int = 12) -> str:
+    shown = "".join(f"\n  {remote.source}:{name}" for name in sets[:most])
+    return shown + (f"\n  and {len(sets) - most} more" if len(sets) > most else "")

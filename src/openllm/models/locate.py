@@ -1,0 +1,198 @@
+"""What a reference stands for, and where its files are on this machine. Never asks the network."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping
+
+from msgspec.structs import replace
+
+from openllm.errors import ConfigurationError, ModelFileError
+from openllm.models import families
+from openllm.models.layouts import endings, folder_contents, format_at, models_in
+from openllm.models.ref import MAX_NAME_LENGTH, ModelRef, bad_name, is_model_name, parse_ref
+from openllm.models.registry import REGISTRY, Registered, Registry
+from openllm.models.store import StoredModel, find, stored
+from openllm.types import LocalModel, ModelFormat
+
+_MAX_STEPS = 8
+
+
+def expand(ref: ModelRef, registry: Registry = REGISTRY) -> ModelRef:
+    """Return the hub id, URL or path that `ref` stands for, under the name requests will use.
+
+    Names are looked for in `registry`, then among the families, then among files. An id that
+    is a folder here means the folder.
+
+    Raises:
+        ConfigurationError: The name is unknown; the message lists the known ones.
+    """
+    seen = ref
+    for _ in range(_MAX_STEPS):
+        if seen.kind == "name":
+            meant = _meaning(seen, registry)
+        elif seen.kind == "hub" and os.path.exists(seen.source):
+            meant = replace(seen, kind="path", repo="", revision="", file="")
+        else:
+            return seen
+        seen = replace(meant, name=ref.name or _kept_name(ref, meant))
+    raise ConfigurationError(f"The model {ref.source!r} is registered as itself; correct that.")
+
+
+def find_local(ref: ModelRef, registry: Registry = REGISTRY) -> LocalModel | None:
+    """Return the model that `ref` stands for if its files are here; None if it is to be fetched.
+
+    Raises:
+        ConfigurationError: The name is unknown, or requests could not use it.
+        ModelFileError: There is no such file, or the folder holds no model.
+    """
+    meant = expand(ref, registry)
+    if not is_model_name(meant.served_name):
+        raise bad_name(meant.served_name, meant.source)
+    if meant.kind == "path":
+        return _local(meant, _given_format(ref, registry))
+    found = _stored(meant)
+    return None if found is None else from_store(meant, found)
+
+
+def from_store(ref: ModelRef, model: StoredModel) -> LocalModel:
+    """Return the stored `model` under the name that requests use for `ref`, an expanded one."""
+    return LocalModel(
+        name=ref.served_name,
+        path=model.path,
+        format=model.format,
+        source=model.source,
+        revision=model.revision,
+        tag=model.tag,
+    )
+
+
+def defaults_of(ref: ModelRef, registry: Registry = REGISTRY) -> Mapping[str, object]:
+    """Return the settings that the registered model or the family brings, by field name.
+
+    They are fields of `LoadOptions` and `RequestDefaults`; {} where there are none.
+    """
+    if known := _registered(ref, registry):
+        inner = defaults_of(parse_ref(known.source), registry)
+        return {**inner, **known.defaults}
+    if ref.kind == "name":
+        variant = families.variant(ref.source)
+        return variant.family.defaults if variant else {}
+    family = families.family_of_id(ref.repo) if ref.kind == "hub" else None
+    return family.defaults if family else {}
+
+
+def known_names(registry: Registry = REGISTRY) -> tuple[str, ...]:
+    """Return every name that stands for a model: the registered ones, then the families."""
+    return (*registry, *(family.name.replace("_", "-") for family in families.families()))
+
+
+def _meaning(ref: ModelRef, registry: Registry) -> ModelRef:
+    if known := registry.get(ref.source):
+        return parse_ref(known.source)
+    if variant := families.variant(ref.source):
+        return parse_ref(variant.source)
+    if os.path.exists(ref.source):
+        return replace(ref, kind="path")
+    raise _unknown(ref.source, registry)
+
+
+def _kept_name(typed: ModelRef, meant: ModelRef) -> str:
+    """Return the name that was typed, for what is not named by its files."""
+    return typed.source if typed.kind == "name" and meant.source != typed.source else ""
+
+
+def _registered(ref: ModelRef, registry: Registry) -> Registered | None:
+    return registry.get(ref.source) if ref.kind == "name" else None
+
+
+def _given_format(ref: ModelRef, registry: Registry) -> ModelFormat | None:
+    """Return the format that a registration gives to what `ref` stands for, if one does."""
+    known = _registered(ref, registry)
+    if known is None:
+        return None
+    return known.format or _given_format(parse_ref(known.source), registry)
+
+
+def _stored(ref: ModelRef) -> StoredModel | None:
+    found = find(ref.origin, ref.revision, "" if ref.kind == "url" else ref.file)
+    if found is None and ref.kind == "hub" and ref.file and not ref.file.endswith(".gguf"):
+        return _of_quantisation(ref)
+    return found
+
+
+def _of_quantisation(ref: ModelRef) -> StoredModel | None:
+    """Return the newest stored file of the repository that has this quantisation in its name."""
+    same = {model.file for model in stored() if model.source.lower() == ref.repo.lower()}
+    files = [file for file in same if has_quantisation(file, ref.file)]
+    found = (find(ref.repo, ref.revision, file) for file in files)
+    return max(filter(None, found), key=lambda model: model.created, default=None)
+
+
+def has_quantisation(file: str, quantisation: str) -> bool:
+    """Whether the name of a GGUF file says that its weights have this quantisation."""
+    word = rf"(?<![A-Za-z0-9]){re.escape(quantisation)}(?![A-Za-z0-9_])"
+    return re.search(word, file, re.IGNORECASE) is not None
+
+
+def _local(ref: ModelRef, given: ModelFormat | None) -> LocalModel:
+    path = os.path.abspath(os.path.expanduser(ref.source))
+    form = given or format_at(path)
+    if form is None:
+        raise _no_model(ref.source, path)
+    if not os.path.isfile(path) and not os.path.isdir(path):
+        what = "is no regular file" if os.path.exists(path) else "does not exist"
+        raise ModelFileError(f"The model file {ref.source} {what}; correct the path.")
+    return LocalModel(name=ref.served_name, path=path, format=form)
+
+
+def _unknown(name: str, registry: Registry) -> ConfigurationError:
+    known = known_names(registry)
+    size = _unknown_size(name)
+    if size is not None:
+        return size
+    typed = name[:MAX_NAME_LENGTH].lower().replace("_", "-")
+    close = difflib.get_close_matches(typed, known, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else ""
+    return ConfigurationError(
+        f"Unknown model {name[:80]!r}.{hint} Known models: {', '.join(known)};"
+        " or give the path of a .gguf file, a hub id such as org/name, or a URL."
+    )
+
+
+def _unknown_size(name: str) -> ConfigurationError | None:
+    """Return the error for a family that is known with a size that is not."""
+    stem, colon, size = name.partition(":")
+    family = families.find(stem) if colon else None
+    if family is None:
+        return None
+    close = difflib.get_close_matches(size.lower(), family.sizes, n=1)
+    hint = f" Did you mean {f'{stem}:{close[0]}'!r}?" if close else ""
+    known = ", ".join(f"{stem}:{each}" for each in family.sizes) or f"{stem} alone"
+    return ConfigurationError(f"Unknown model {name[:80]!r}.{hint} There are: {known}.")
+
+
+def _no_model(source: str, path: str) -> ConfigurationError:
+    kinds = " or ".join(endings())
+    if os.path.isdir(path):
+        return _no_model_folder(source, path)
+    if os.path.exists(path):
+        return ModelFileError(
+            f"The file {source} is not a GGUF file or a script: its name does not end with {kinds}."
+        )
+    return ModelFileError(
+        f"There is no file or folder {source[:200]}; the name of a model file ends with {kinds}."
+    )
+
+
+def _no_model_folder(source: str, path: str) -> ModelFileError:
+    """Say what the folder lacks, and which models lie in it."""
+    fix = f"give the path of a {endings()[0]} file"
+    inside = next(models_in(path), "")
+    if inside and inside.isprintable():
+        fix = f"for the model in it give {os.path.join(source, inside)}"
+    return ModelFileError(
+        f"The folder {source} is not a model: it does not hold {folder_contents()}; {fix}."
+    )

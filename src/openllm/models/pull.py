@@ -1,0 +1,261 @@
+"""A model, from a hub or a URL into the store: looked up, downloaded once, checked, stored.
+
+One process downloads a model, under a lock; others wait and take over if it dies. What has arrived
+stays in a folder of the store until the model is complete, so any process goes on from there.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+from filelock import FileLock, Timeout
+
+from openllm.config.download import DownloadOptions
+from openllm.errors import ModelFetchError
+from openllm.models import store
+from openllm.models.hub import RemoteFile, inspect, wanted
+from openllm.models.pull_plan import Framework, Plan, pinned, sized
+from openllm.models.ref import ModelRef
+from openllm.models.store import StoredFile, StoredModel
+from openllm.models.tags import stored_name
+from openllm.models.transfer import Watch, disk_error, fetch_file
+from openllm.models.transfer_http import Session
+from openllm.models.transfer_retry import Pace
+
+Phase = Literal["listing", "waiting", "downloading", "verifying", "done"]
+
+_POLL = 0.25
+_WAKE = 0.1
+_REPORT_EVERY = 0.1
+_SPARE = 16 << 20
+"""Bytes that stay free on the disk."""
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How far a download is.
+
+    Attributes:
+        phase: What is being done; "waiting" while another process downloads the same model.
+        source: The model, as the hub or the URL names it.
+        file: The file of which bytes have just arrived, "" if none.
+        done: Bytes of the whole model that are here.
+        total: Bytes of the whole model, 0 while that is unknown.
+    """
+
+    phase: Phase
+    source: str
+    file: str = ""
+    done: int = 0
+    total: int = 0
+
+
+OnProgress = Callable[[Progress], None]
+
+
+def pull(
+    ref: ModelRef,
+    options: DownloadOptions,
+    *,
+    framework: Framework,
+    on_progress: OnProgress | None = None,
+    cancelled: threading.Event | None = None,
+) -> StoredModel:
+    """Download what `ref` names into the store, unless it is there; blocks.
+
+    Args:
+        ref: A hub id or a URL.
+        options: Where from and how.
+        framework: Takes the architecture ("" if there is none) and the format, and returns what the
+            tag begins with; raises if nothing runs the model, before its weights are downloaded.
+        on_progress: Called some ten times a second, from several threads, one at a time.
+        cancelled: When set, the download stops soon; what has arrived is kept.
+
+    Raises:
+        ConfigurationError: The network must not be used, or no engine runs the model.
+        ModelNotFoundError: There is no such model, revision or file.
+        ModelFileError: It has no weights that may be loaded, or its hash is not the one asked for.
+        ModelFetchError: The server, the network or the disk failed; says what to do.
+    """
+    report = on_progress or (lambda _: None)
+    report(Progress("listing", ref.origin))
+    remote = inspect(ref, options)
+    files = pinned(sized(wanted(remote, ref.file if ref.kind == "hub" else "")), options)
+    plan = Plan(ref, remote, files, options, framework, cancelled or threading.Event())
+    if (known := plan.stored()) is not None:
+        return _done(plan.named(known), report)
+    with _leadership(plan, report):
+        if (known := plan.stored()) is not None:  # By the one that we waited for.
+            return _done(plan.named(known), report)
+        return _done(_download(plan, report), report)
+
+
+@contextmanager
+def _leadership(plan: Plan, report: OnProgress) -> Iterator[None]:
+    """Hold the lock of the download; whoever waits for it says how far the holder is."""
+    folder = plan.folder
+    lock = FileLock(store.lock_of(folder))
+    while not _acquired(lock):
+        if plan.stopped.is_set():
+            raise ModelFetchError("the download was stopped")
+        report(Progress("waiting", plan.remote.source, "", _arrived(folder), plan.total))
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(lock: FileLock) -> bool:
+    try:
+        lock.acquire(timeout=_POLL)
+    except Timeout:
+        return False
+    return True
+
+
+def _download(plan: Plan, report: OnProgress) -> StoredModel:
+    folder = plan.folder
+    _check_space(plan, folder)
+    # An event of our own: the caller's says what the caller wants, not that something failed.
+    stop = threading.Event()
+    watch = Watch(Pace(plan.options.download_rate), stop, _Reporter(plan, report))
+    home = plan.options.endpoint if plan.ref.kind == "hub" else plan.ref.source
+    try:
+        with Session(plan.options, home) as session:
+            config = [one for one in plan.files if one.name == "config.json"]
+            hashes = _fetch_all(session, config, folder, watch, plan)
+            prefix = plan.framework(_architecture(folder), plan.format)
+            rest = [one for one in plan.files if one not in config]
+            hashes |= _fetch_all(session, rest, folder, watch, plan)
+        report(Progress("verifying", plan.remote.source, "", plan.total, plan.total))
+        return _store(plan, prefix, folder, hashes)
+    except FileNotFoundError as error:
+        # Where locks do not hold, another process may have finished and tidied up.
+        if (known := plan.stored()) is None:
+            raise ModelFetchError(f"{folder} vanished during the download; try again") from error
+        return known
+    except OSError as error:
+        raise disk_error(error, folder) from error
+
+
+def _fetch_all(
+    session: Session, files: Sequence[RemoteFile], folder: Path, watch: Watch, plan: Plan
+) -> dict[str, str]:
+    """Fetch files side by side; returns their hashes. The first error stops the others."""
+    if not files:
+        return {}
+    ordered = sorted(files, key=lambda one: one.size)  # What is small and wrong shows first.
+    stop = watch.stopped
+    with ThreadPoolExecutor(plan.options.download_parallel, "openllm-download") as pool:
+        jobs: dict[str, Future[str]] = {
+            one.name: pool.submit(fetch_file, session, one, folder, watch) for one in ordered
+        }
+        try:
+            waiting: set[Future[str]] = set(jobs.values())
+            while waiting and not any(job.exception() for job in jobs.values() if job.done()):
+                waiting = wait(waiting, _WAKE, return_when=FIRST_EXCEPTION).not_done
+                if plan.stopped.is_set():
+                    raise ModelFetchError("the download was stopped; what has arrived is kept")
+            failed = [job.exception() for job in jobs.values() if job.done() and job.exception()]
+            if failed and failed[0] is not None:
+                raise failed[0]
+        except BaseException:
+            stop.set()
+            for job in jobs.values():
+                job.cancel()
+            session.abort()
+            raise
+    return {name: job.result() for name, job in jobs.items()}
+
+
+def _store(plan: Plan, prefix: str, folder: Path, hashes: dict[str, str]) -> StoredModel:
+    remote = plan.remote
+    first = plan.files[0].name
+    subject = remote.source if plan.ref.kind == "hub" else Path(first).stem
+    model = store.add(
+        folder,
+        name=stored_name(prefix, subject, plan.file),
+        version=remote.commit or hashes[first][:16],
+        format=plan.format,
+        source=remote.source,
+        revision=remote.commit,
+        file=plan.file,
+        files=[
+            StoredFile(one.name, (folder / one.name).stat().st_size, hashes[one.name])
+            for one in plan.files
+        ],
+        refs=plan.refs,
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    return model
+
+
+def _check_space(plan: Plan, folder: Path) -> None:
+    """Make room within the quota, and refuse before the first byte if there is none."""
+    need = plan.total - _arrived(folder)
+    quota = plan.options.store_quota
+    if quota is not None:
+        used = store.collect(quota=quota - plan.total).used
+        if used + plan.total > quota:
+            raise ModelFetchError(
+                f"{plan.remote.source} needs {plan.total} bytes; the quota of {quota} has"
+                f" {max(quota - used, 0)} left beside models that are in use: raise --store-quota"
+            )
+    free = shutil.disk_usage(folder).free
+    if need + _SPARE > free:
+        raise ModelFetchError(
+            f"{plan.remote.source} needs {need} bytes more, and {folder.parent} has {free} free;"
+            " make room (`openllm gc`, `openllm rm`) or set BENTOML_HOME to another disk"
+        )
+
+
+def _architecture(folder: Path) -> str:
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes())
+        names = config.get("architectures") if isinstance(config, dict) else None
+        return str(names[0]) if isinstance(names, list) and names else ""
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return ""  # A GGUF file has none; a damaged one is named when the folder is read.
+
+
+def _arrived(folder: Path) -> int:
+    try:
+        return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+    except OSError:
+        return 0  # Just moved into the store.
+
+
+def _done(model: StoredModel, report: OnProgress) -> StoredModel:
+    store.touch(model)
+    report(Progress("done", model.source, "", model.size, model.size))
+    return model
+
+
+class _Reporter:
+    """Adds up the bytes of all files and passes them on, some ten times a second."""
+
+    def __init__(self, plan: Plan, report: OnProgress) -> None:
+        self._plan = plan
+        self._report = report
+        self._done: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._next = 0.0
+
+    def __call__(self, file: str, done: int) -> None:
+        with self._lock:
+            self._done[file] = done
+            now = time.monotonic()
+            if now < self._next:
+                return
+            self._next = now + _REPORT_EVERY
+            total = sum(self._done.values())
+            self._report(
+                Progress("downloading", self._plan.remote.source, file, total, self._plan.total)
+            )

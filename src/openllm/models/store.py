@@ -1,0 +1,38 @@
+"""The store of models: BentoML's, under BENTOML_HOME, read and written without loading BentoML.
+
+A model lies at `models/<name>/<version>/` with BentoML's `model.yaml`, so that `bentoml models`
+lists, exports, imports and deletes it as any other. This is the store's door; the rooms behind it
+are `store_record` (what is written down), `store_find`, `store_change`, `store_check`,
+`store_collect` and `store_lock`.
+"""
+
+from __future__ import annotations
+
+from openllm.models.store_change import add, remove, remove_unused, touch
+from openllm.models.store_check import Damage, quick_check, verify
+from openllm.models.store_collect import Collected, collect, lock_of, staging
+from openllm.models.store_find import find, find_tag, stored
+from openllm.models.store_lock import Hold, hold
+from openllm.models.store_record import StoredFile, StoredModel, home
+
+__all__ = [
+    "Collected",
+    "Damage",
+    "Hold",
+    "StoredFile",
+    "StoredModel",
+    "add",
+    "collect",
+    "find",
+    "find_tag",
+    "hold",
+    "home",
+    "lock_of",
+    "quick_check",
+    "remove",
+    "remove_unused",
+    "staging",
+    "stored",
+    "touch",
+    "verify",
+]

@@ -1,0 +1,289 @@
+"""Adding models to the store and removing them: each change is whole or has not happened.
+
+A model is put together in a folder that BentoML does not list, on the file system of the models,
+and gets its name by one `rename`; removing is the same the other way round. What a killed process
+leaves is found by `orphans`, which `openllm gc` and downloads within a quota sweep.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+import msgspec
+
+from openllm.errors import ConfigurationError, ModelFileError, ModelNotFoundError
+from openllm.models import store_find
+from openllm.models.store_lock import changing, lock, own_folder, unused
+from openllm.models.store_record import (
+    LATEST,
+    RECORD,
+    StoredFile,
+    StoredModel,
+    is_safe,
+    models_folder,
+    read,
+    write,
+    write_whole,
+)
+from openllm.models.tags import checked_tag, sha256_of
+from openllm.types import ModelFormat
+
+_HALF_MADE_SECONDS = 60
+_HALF_MADE = "openllm-incoming-"
+"""Begins the name of a folder that is not a model yet or no longer."""
+
+
+def add(
+    staging: str | os.PathLike[str],
+    *,
+    name: str,
+    version: str,
+    format: ModelFormat,  # noqa: A002
+    source: str,
+    revision: str = "",
+    file: str = "",
+    files: Iterable[StoredFile],
+    refs: Iterable[str] = (),
+) -> StoredModel:
+    """Store the `files` of the folder `staging` as "name:version" and return the stored model.
+
+    On one disk the files are linked, not copied, and `staging` stays as it is; across disks they
+    are copied. A file without sha256 is hashed. What the store has already under this tag is
+    returned; `refs` (the branch or tag that was asked for) are remembered in either case.
+
+    Raises:
+        ConfigurationError: The tag, or the name of a file, is none that the store can hold, or
+            another model has the tag.
+        ModelFileError: A file is missing or has not the size it should have.
+        OSError: The store cannot be written.
+    """
+    checked_tag(name, version)
+    for entry in (entries := tuple(files)):
+        if not is_safe(entry.name):
+            raise ConfigurationError(f"{source}: the file name {entry.name!r} cannot be stored.")
+    if present := read(models_folder() / name / version):
+        return _remembered(_same(present, source, revision, entries), refs)
+    now = datetime.now(timezone.utc)
+    with _half_made() as folder:
+        model = StoredModel(
+            name=name,
+            version=version,
+            folder=str(models_folder() / name / version),
+            format=format,
+            source=source,
+            revision=revision,
+            file=file,
+            files=tuple(_place(Path(staging), folder, entry) for entry in entries),
+            created=now,
+            used=now,
+        )
+        write(model, folder)
+        _publish(folder, model)
+    return _remembered(read(Path(model.folder)) or model, refs)
+
+
+def remove(tag: str) -> StoredModel:
+    """Remove the model with exactly this tag and return what it was.
+
+    Raises:
+        ModelNotFoundError: There is none.
+        OSError: The store cannot be written.
+    """
+    model = store_find.find_tag(tag)
+    if model is None or model.tag != tag:
+        raise ModelNotFoundError(f"There is no model {tag} in the store; see `openllm list`.")
+    _discard(model)
+    return model
+
+
+def remove_unused(model: StoredModel) -> bool:
+    """Remove a model unless a process holds it; returns whether it is gone."""
+    with unused(Path(model.folder)) as free:
+        if free:
+            with suppress(ModelNotFoundError):
+                _discard(model)
+    return not os.path.exists(model.folder)
+
+
+def touch(model: StoredModel) -> None:
+    """Record that the model was used now; a store that cannot be written is left as it is."""
+    with suppress(OSError):
+        os.utime(os.path.join(model.folder, RECORD))
+
+
+def rewrite(model: StoredModel) -> None:
+    """Replace what is recorded of a model, if the store can be written; its use stays as it was."""
+    with suppress(OSError), changing():
+        write(model, Path(model.folder))
+        os.utime(os.path.join(model.folder, RECORD), times=(model.used.timestamp(),) * 2)
+
+
+def delete(folder: Path) -> None:
+    """Remove a folder that has no name in the store; another process may be doing the same."""
+    try:
+        shutil.rmtree(folder)
+    except FileNotFoundError:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def orphans() -> list[Path]:
+    """Return the folders of models that a process was adding or removing when it ended."""
+    fresh = time.time() - _HALF_MADE_SECONDS
+    parents = [folder for folder in (own_folder(), models_folder()) if folder.is_dir()]
+    paths = [path for parent in parents for path in parent.iterdir()]
+    with changing():
+        return [path for path in paths if path.name.startswith(_HALF_MADE) and _left(path, fresh)]
+
+
+def _same(
+    model: StoredModel, source: str, revision: str, files: tuple[StoredFile, ...]
+) -> StoredModel:
+    """Return what is stored, if it is what was to be stored."""
+    if (model.source, model.revision) == (source, revision):
+        return model
+    if {file.name: file.sha256 for file in files} == {f.name: f.sha256 for f in model.files}:
+        return model
+    raise _taken(model.tag, model.source or "BentoML")
+
+
+def _taken(tag: str, owner: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The store has another model as {tag}, from {owner}; choose another tag or remove that"
+        f" one with `openllm rm {tag}`.",
+        param="model_tag",
+    )
+
+
+def _remembered(model: StoredModel, refs: Iterable[str]) -> StoredModel:
+    """Record that `refs` mean this model, and no longer another one of the same name."""
+    if not (asked := set(refs)):
+        return model
+    for other in store_find.versions(model.name):
+        kept = tuple(ref for ref in other.refs if ref not in asked)
+        if other.version != model.version and kept != other.refs:
+            rewrite(msgspec.structs.replace(other, refs=kept))
+    if asked - set(model.refs):
+        model = msgspec.structs.replace(model, refs=tuple(sorted(asked.union(model.refs))))
+        rewrite(model)
+    return model
+
+
+def _place(staging: Path, folder: Path, entry: StoredFile) -> StoredFile:
+    """Link or copy one file into `folder`; the hub's own cache has links where files should be."""
+    origin = os.path.realpath(staging / entry.name)
+    target = folder / entry.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if not os.path.isfile(origin):
+        raise ModelFileError(f"{staging / entry.name} is missing; download it again.")
+    _link(origin, target)
+    state = target.stat()
+    if state.st_size != entry.size:
+        raise ModelFileError(
+            f"{staging / entry.name} has {state.st_size} bytes instead of {entry.size};"
+            " download it again."
+        )
+    return msgspec.structs.replace(
+        entry, sha256=entry.sha256 or sha256_of(target), modified=state.st_mtime_ns
+    )
+
+
+def _link(origin: str, target: Path) -> None:
+    try:
+        os.link(origin, target)
+    except OSError:
+        # Another disk, a file system without links, a file of another user; or, where locks do
+        # nothing, another process that has this moment put the same file in its place.
+        shutil.copy2(origin, target)
+
+
+def _publish(folder: Path, model: StoredModel) -> None:
+    """Give a finished folder its name; another process may have been first."""
+    target = Path(model.folder)
+    with changing():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if target.is_dir() and not (target / RECORD).exists():
+            os.rename(target, _half_made_path())  # What a killed `bentoml` left; it breaks BentoML.
+        # First, because BentoML repairs a `latest` whose version is missing, but not an old one.
+        write_whole(target.parent / LATEST, model.version.encode())
+        try:
+            os.rename(folder, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if (present := read(target)) is None:
+                raise _taken(model.tag, "BentoML") from None
+            _same(present, model.source, model.revision, model.files)
+        _settle(model.name)
+
+
+def _discard(model: StoredModel) -> None:
+    aside = _half_made_path()
+    with changing():
+        try:
+            os.rename(model.folder, aside)
+        except FileNotFoundError:
+            raise ModelNotFoundError(f"The model {model.tag} was removed meanwhile.") from None
+        _settle(model.name)
+    delete(aside)
+
+
+def _settle(name: str) -> None:
+    """Let BentoML's `latest` say the newest version, and remove the folder of a name without."""
+    folder = models_folder() / name
+    newest = store_find.find_tag(name)
+    if newest is not None:
+        if _text(folder / LATEST) != newest.version:
+            write_whole(folder / LATEST, newest.version.encode())
+    elif not any(map(os.path.isdir, folder.glob("*"))):
+        (folder / LATEST).unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""
+
+
+@contextmanager
+def _half_made() -> Iterator[Path]:
+    """Make a folder for a new model; locked as long as this process works on it."""
+    with changing():
+        path = _half_made_path()
+        path.mkdir()
+        descriptor = os.open(path, os.O_RDONLY)
+        lock(descriptor, fcntl.LOCK_SH)
+    try:
+        yield path
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _half_made_path() -> Path:
+    """Return a new path on the file system of the models, so that a rename can end there."""
+    models, own = models_folder(), own_folder()
+    models.mkdir(parents=True, exist_ok=True)
+    parent = own if _on_one_disk(own, models) else models
+    return parent / f"{_HALF_MADE}{os.urandom(8).hex()}"
+
+
+def _on_one_disk(first: Path, second: Path) -> bool:
+    return first.stat().st_dev == second.stat().st_dev
+
+
+def _left(path: Path, fresh: float) -> bool:
+    """Whether nobody works in a half-made folder; where locks do nothing, its age tells."""
+    with unused(path) as free, suppress(FileNotFoundError):
+        return free and path.stat().st_mtime < fresh
+    return False

@@ -1,0 +1,94 @@
+"""Looking into the store: which models are there, by tag or by where they came from."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from openllm.models.store_record import StoredModel, models_folder, read
+from openllm.models.tags import framework_name, is_part
+
+LATEST_VERSION = "latest"
+_COMMIT_PREFIX = re.compile(r"[0-9a-f]{4,40}")
+
+
+def stored() -> tuple[StoredModel, ...]:
+    """Return every model in the store, sorted by tag; what has no model's format is left out."""
+    return tuple(model for name in _names() for model in versions(name))
+
+
+def versions(name: str) -> tuple[StoredModel, ...]:
+    """Return the stored versions of `name`, sorted."""
+    folder = models_folder() / name
+    found = (read(folder / version) for version in _folders(folder))
+    return tuple(model for model in found if model is not None)
+
+
+def find_tag(tag: str) -> StoredModel | None:
+    """Return the model with this tag: "name:version", "name" or "name:latest" for the newest.
+
+    As with BentoML, a version may be shortened to what only one of them begins with.
+    """
+    name, _, version = tag.partition(":")
+    if not is_part(name):
+        return None
+    found = versions(name)
+    if version in ("", LATEST_VERSION):
+        return max(found, key=lambda model: model.created, default=None)
+    exact = [model for model in found if model.version == version]
+    close = exact or [model for model in found if model.version.startswith(version)]
+    return close[0] if len(close) == 1 else None
+
+
+def find(
+    source: str, revision: str = "", file: str = "", framework: str = ""
+) -> StoredModel | None:
+    """Return the newest stored model from `source`.
+
+    Args:
+        source: Hub id (in any case of letters), URL or absolute path.
+        revision: A branch or tag that was asked for at a download, or the commit or its first 4
+            digits or more; "" for any.
+        file: The one file asked for; only a model stored for this file counts.
+        framework: An engine's name or what tags call it ("pt" for torch); "" for any.
+    """
+    wanted = _source_key(source)
+    found = [
+        model
+        for model in stored()
+        if model.source
+        and _source_key(model.source) == wanted
+        and model.file == file
+        and (not framework or model.name.startswith(f"{framework_name(framework)}-"))
+        and _is_revision(model, revision)
+    ]
+    # A branch that is named like a commit's beginning is the branch.
+    named = [model for model in found if revision in model.refs]
+    return max(named or found, key=lambda model: model.created, default=None)
+
+
+def _names() -> Iterator[str]:
+    return _folders(models_folder())
+
+
+def _folders(folder: Path) -> Iterator[str]:
+    """Yield the names of the folders in `folder` that BentoML could have made, sorted."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if os.path.isdir(entry.path))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    yield from filter(is_part, names)
+
+
+def _source_key(source: str) -> str:
+    return source if "://" in source or os.path.isabs(source) else source.lower()
+
+
+def _is_revision(model: StoredModel, revision: str) -> bool:
+    if not revision or revision in model.refs:
+        return True
+    prefix = revision.lower()
+    return bool(_COMMIT_PREFIX.fullmatch(prefix)) and model.revision.startswith(prefix)

@@ -1,0 +1,94 @@
+"""Locks between processes: one for changes of the store, one on each model that is in use.
+
+They are the kernel's (`flock`), so they end with the process that holds them, however it ends. On
+a file system without them every change is still whole, because it is one `rename`; only the order
+of changes is then not guarded.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from openllm.errors import ModelFileError
+from openllm.models.store_record import StoredModel, home
+
+_HELD = (errno.EWOULDBLOCK, errno.EACCES)
+
+
+class Hold:
+    """A model's files kept from being removed, until `close` or the end of this process."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        """Let the model be removed again; closing twice does nothing."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def own_folder() -> Path:
+    """Return the folder of the store that BentoML knows nothing of, made if need be."""
+    folder = home() / "openllm"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextmanager
+def changing() -> Iterator[None]:
+    """Hold the lock of the store: one process at a time adds or removes a model's name."""
+    descriptor = os.open(own_folder() / "store.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        lock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def hold(model: StoredModel) -> Hold:
+    """Keep the model from being removed while it is loaded.
+
+    Raises:
+        ModelFileError: It was removed meanwhile.
+    """
+    descriptor = -1
+    try:
+        descriptor = os.open(model.folder, os.O_RDONLY | os.O_DIRECTORY)
+        lock(descriptor, fcntl.LOCK_SH)
+        # Whoever removes a model holds its lock while the folder gets another name.
+        if os.path.samestat(os.fstat(descriptor), os.stat(model.folder)):
+            return Hold(descriptor)
+    except FileNotFoundError:
+        pass
+    if descriptor >= 0:
+        os.close(descriptor)
+    raise ModelFileError(f"The model {model.tag} was just removed from the store; pull it again.")
+
+
+@contextmanager
+def unused(path: Path) -> Iterator[bool]:
+    """Yield whether nobody holds the file or folder at `path`; nobody can until the block ends."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        yield lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, operation: int) -> bool:
+    """Lock an open file; returns False if another process holds it and waiting was not asked."""
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        return error.errno not in _HELD
+    return True

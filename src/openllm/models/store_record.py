@@ -1,0 +1,249 @@
+"""What is written down about a stored model, in the `model.yaml` that BentoML reads as well.
+
+The file is JSON, which is YAML too: BentoML loads it with its YAML reader, this room a hundred of
+them in a few milliseconds. A model that BentoML or another program stored has no record of ours in
+its metadata; its format and its files are then read off its folder, without hashes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timezone
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import msgspec
+
+from openllm.models.tags import content_files
+from openllm.types import ModelFormat
+
+RECORD = "model.yaml"
+LATEST = "latest"
+_KEY = "openllm"
+_MAX_BYTES = 16 * 1024 * 1024
+_API_VERSION = "v1"
+
+
+class StoredFile(msgspec.Struct, frozen=True):
+    """One file of a model: its path below the folder with "/", and what it must hold.
+
+    `sha256` is 64 hexadecimal digits, "" where unknown; `modified` is the time of the last change
+    in nanoseconds since 1970, 0 where nothing is recorded.
+    """
+
+    name: str
+    size: int
+    sha256: str = ""
+    modified: int = 0
+
+
+class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
+    """A model in the store.
+
+    Attributes:
+        name: First half of its tag.
+        version: Second half of its tag.
+        folder: Absolute path of the folder that holds its files.
+        format: What the files are.
+        source: Hub id, URL or path that it came from; "" if BentoML stored it.
+        revision: The commit, for a hub id.
+        file: The one file asked for, where the source has more.
+        refs: Branches and tags of the source that meant this commit when it was downloaded.
+        files: Its files, without BentoML's own.
+        created: When it was stored.
+        used: When it was last stored or loaded.
+    """
+
+    name: str
+    version: str
+    folder: str
+    format: ModelFormat
+    source: str = ""
+    revision: str = ""
+    file: str = ""
+    refs: tuple[str, ...] = ()
+    files: tuple[StoredFile, ...] = ()
+    created: datetime
+    used: datetime
+
+    @property
+    def tag(self) -> str:
+        return f"{self.name}:{self.version}"
+
+    @property
+    def size(self) -> int:
+        """Bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def path(self) -> str:
+        """What an engine loads: the folder, or the file asked for, else the first GGUF file."""
+        if self.format == "safetensors":
+            return self.folder
+        names = sorted((file.name for file in self.files), key=_loaded_first)
+        return os.path.join(self.folder, self.file if self.file in names else names[0])
+
+    @property
+    def hashed(self) -> bool:
+        """Whether what its files must hold was recorded, so that it can be checked."""
+        return all(file.sha256 for file in self.files)
+
+
+class _Record(msgspec.Struct, frozen=True):
+    """Our part of the metadata."""
+
+    format: ModelFormat
+    source: str
+    revision: str
+    file: str
+    refs: tuple[str, ...]
+    files: tuple[StoredFile, ...]
+
+    def sound(self) -> bool:
+        """Whether no name leads out of the folder, there is a file, and all can be printed."""
+        safe = all(is_safe(file.name) for file in self.files) and len(self.files) > 0
+        return safe and "".join((self.source, self.revision, self.file, *self.refs)).isprintable()
+
+
+class _Document(msgspec.Struct):
+    """Of BentoML's file, what is read here."""
+
+    creation_time: datetime
+    metadata: dict[Any, Any] = {}
+
+
+def home() -> Path:
+    """Return BentoML's folder: BENTOML_HOME, else ~/bentoml. Read anew at every call."""
+    chosen = os.environ.get("BENTOML_HOME") or "~/bentoml"
+    return Path(os.path.abspath(os.path.expanduser(os.path.expandvars(chosen))))
+
+
+def models_folder() -> Path:
+    """Return where the models lie as `<name>/<version>/`; it may not exist yet."""
+    return home() / "models"
+
+
+def is_safe(name: str) -> bool:
+    """Whether `name` is the plain relative path of a file that stays in its folder."""
+    path = PurePosixPath(name)
+    plain = name.isprintable() and "\\" not in name and not path.is_absolute()
+    return plain and ".." not in path.parts and str(path) == name and name not in (".", RECORD)
+
+
+def read(folder: Path) -> StoredModel | None:
+    """Return the model in `folder`; None if there is none or its format is none of ours."""
+    try:
+        with open(folder / RECORD, "rb") as file:
+            used = os.fstat(file.fileno()).st_mtime
+            document = _document(file.read(_MAX_BYTES))
+        record = _record(document.metadata.get(_KEY)) or _guess(folder)
+    except (OSError, ValueError, RecursionError):
+        return None
+    if record is None:
+        return None
+    created = document.creation_time
+    return StoredModel(
+        name=folder.parent.name,
+        version=folder.name,
+        folder=str(folder),
+        created=created if created.tzinfo else created.replace(tzinfo=timezone.utc),
+        used=datetime.fromtimestamp(used, timezone.utc),
+        **_fields(record),
+    )
+
+
+def write(model: StoredModel, folder: Path) -> None:
+    """Write the model's file into `folder`, whole or not at all, and on the disk."""
+    from importlib.metadata import version
+
+    names = _Record.__struct_fields__
+    record = _Record(**{name: getattr(model, name) for name in names})
+    document = {
+        "name": model.name,
+        "version": model.version,
+        "module": "",
+        "labels": {},
+        "options": {},
+        "metadata": {_KEY: record},
+        "context": {
+            "framework_name": model.name.partition("-")[0],
+            "framework_versions": {},
+            "bentoml_version": version("bentoml"),
+            "python_version": ".".join(map(str, sys.version_info[:3])),
+        },
+        "signatures": {},
+        "api_version": _API_VERSION,
+        "creation_time": model.created.isoformat(),  # Python 3.10 reads no "Z".
+    }
+    write_whole(folder / RECORD, msgspec.json.format(msgspec.json.encode(document)))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Replace a file at once: who opens it finds the old or the new content, never a part."""
+    new = path.with_name(f".{path.name}-{os.urandom(4).hex()}")
+    try:
+        with open(new, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _document(content: bytes) -> _Document:
+    """Read BentoML's file; raises `ValueError` if it is none."""
+    try:
+        return msgspec.json.decode(content, type=_Document)
+    except msgspec.DecodeError:
+        import yaml
+
+    try:
+        # Not libyaml's loader: content nested deeply enough makes it crash the process.
+        return msgspec.convert(yaml.safe_load(content), _Document)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+
+
+def _record(value: object) -> _Record | None:
+    """Return our record if `value` is one; whoever wrote another shape there is a stranger."""
+    try:
+        record = msgspec.convert(value, _Record)
+    except msgspec.ValidationError:
+        return None
+    return record if record.sound() else None
+
+
+def _guess(folder: Path) -> _Record | None:
+    files = tuple(_listed(folder))
+    names = {file.name for file in files}
+    form: ModelFormat
+    if any(map(_is_gguf, names)):
+        form = "gguf"
+    elif "config.json" in names and any(name.endswith(".safetensors") for name in names):
+        form = "safetensors"
+    else:
+        return None
+    return _Record(format=form, source="", revision="", file="", refs=(), files=files)
+
+
+def _listed(folder: Path) -> Iterator[StoredFile]:
+    for file in content_files(folder):
+        name = file.relative_to(folder).as_posix()
+        if is_safe(name):
+            yield StoredFile(name, file.stat().st_size)
+
+
+def _fields(record: _Record) -> Mapping[str, Any]:
+    return {name: getattr(record, name) for name in record.__struct_fields__}
+
+
+def _is_gguf(name: str) -> bool:
+    return name.lower().endswith(".gguf")
+
+
+def _loaded_first(name: str) -> tuple[bool, bool, str]:
+    """Order files: the first shard of the model before the projector of its images, then others."""
+    return not _is_gguf(name), "mmproj" in name.lower(), name

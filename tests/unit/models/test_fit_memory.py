@@ -1,0 +1,133 @@
+"""What is free: the machine's memory, within the limits of the containers around it, and cards."""
+
+from __future__ import annotations
+
+import sys
+import types
+from pathlib import Path
+
+import psutil
+import pytest
+
+from openllm.models import fit_memory
+from openllm.models.fit_memory import free_cards, free_memory
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    root = tmp_path / "cgroup"
+    root.mkdir()
+    monkeypatch.setattr(fit_memory, "_CGROUPS", root)
+    monkeypatch.setattr(fit_memory, "_OWN_CGROUP", tmp_path / "own")
+    return root
+
+
+def limit(folder: Path, most: str, used: int, pages: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "memory.max").write_text(f"{most}\n")
+    (folder / "memory.current").write_text(f"{used}\n")
+    (folder / "memory.stat").write_text(f"anon 5\ninactive_file {pages}\nactive_file 7\n")
+
+
+def test_without_a_container_the_machine_is_all_there_is(groups: Path) -> None:
+    available = psutil.virtual_memory().available
+    assert abs(free_memory() - available) < 512 * MIB
+
+
+def test_the_container_around_counts(groups: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("0::/\n")
+    limit(groups, str(100 * MIB), 70 * MIB, 20 * MIB)
+    assert free_memory() == 50 * MIB
+
+
+def test_the_tightest_group_above_counts(groups: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("0::/system.slice/app.scope\n")
+    limit(groups / "system.slice" / "app.scope", "max", 1)
+    limit(groups / "system.slice", str(80 * MIB), 70 * MIB)
+    assert free_memory() == 10 * MIB
+
+
+def test_the_older_kind_of_group_counts(groups: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").write_text("5:cpu,cpuacct:/x\n4:memory:/docker/1\n1:name=systemd:/x\n")
+    folder = groups / "memory" / "docker" / "1"
+    folder.mkdir(parents=True)
+    (folder / "memory.limit_in_bytes").write_text(f"{90 * MIB}\n")
+    (folder / "memory.usage_in_bytes").write_text(f"{80 * MIB}\n")
+    (folder / "memory.stat").write_text(f"inactive_file 1\ntotal_inactive_file {5 * MIB}\n")
+    assert free_memory() == 15 * MIB
+
+
+def test_a_group_that_has_used_more_than_its_limit_has_nothing_left(
+    groups: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "own").write_text("0::/\n")
+    limit(groups, str(MIB), 3 * MIB)
+    assert free_memory() == 0
+
+
+def fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    path = folder / "nvidia-smi"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.setattr(fit_memory, "_DEVICES", (folder,))
+
+
+@pytest.mark.parametrize(
+    ("visible", "free"),
+    [
+        (None, (81000 * MIB, 500 * MIB)),
+        ("1", (500 * MIB,)),
+        ("1,0", (500 * MIB, 81000 * MIB)),
+        ("7", ()),
+        ("", ()),
+        ("-1", ()),
+    ],
+)
+def test_cards_are_asked_by_nvidia_smi(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    visible: str | None,
+    free: tuple[int, ...],
+) -> None:
+    fake_smi(tmp_path, monkeypatch, "echo 81000; echo 500")
+    if visible is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert free_cards() == free
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo failed; exit 1", "echo '[N/A]'"])
+def test_a_driver_that_fails_has_no_cards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    fake_smi(tmp_path, monkeypatch, script)
+    assert free_cards() == ()
+
+
+def test_a_machine_without_a_card_is_not_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit_memory, "_DEVICES", (tmp_path / "none",))
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert free_cards() == ()
+
+
+def test_torch_is_asked_where_nvidia_smi_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch = types.ModuleType("torch")
+    torch.cuda = types.SimpleNamespace(  # type: ignore[attr-defined]
+        device_count=lambda: 2, mem_get_info=lambda card: (card * 10, 100)
+    )
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(fit_memory, "_DEVICES", (tmp_path,))
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert free_cards() == (0, 10)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert free_cards() == ()

@@ -1,0 +1,339 @@
+"""A model from a hub into the store, whatever the server, the network and the disk do meanwhile."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openllm.config.download import DownloadOptions
+from openllm.errors import ConfigurationError, ModelFetchError, ModelFileError, OpenLLMError
+from openllm.models import store, transfer
+from openllm.models.pull import Progress, pull
+from openllm.models.ref import parse_ref
+from tests.hub_server import HubServer
+from tests.unit.models.pulls import FILES, MB, SIZE, WEIGHTS, fetch, right
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def hub(home: Path) -> Iterator[HubServer]:
+    with HubServer({"org/tiny": FILES}) as server:
+        yield server
+
+
+@pytest.mark.spec("S1-40", "S2-21")
+def test_a_model_is_stored_under_its_commit_and_fetched_once(hub: HubServer, home: Path) -> None:
+    model = fetch(hub)
+    commit = hub.repos["org/tiny"].refs["main"]
+    assert model.tag == f"pt-org--tiny:{commit}"
+    assert right(model)
+    assert hub.body_bytes == SIZE
+    assert list((home / "openllm" / "downloads").glob("*/")) == []
+    assert fetch(hub).tag == model.tag
+    assert hub.body_bytes == SIZE
+
+
+@pytest.mark.reliability("F-08")
+@pytest.mark.parametrize(
+    ("fault", "most"),
+    [
+        ({"reset_every": MB}, SIZE),
+        ({"close_after": MB}, SIZE),
+        ({"stall_after": MB, "times": 1}, SIZE),
+        ({"stall_after": 0, "times": 1}, SIZE),
+        ({"reset_every": MB, "ignore_range": True, "times": 2}, SIZE + 2 * MB),
+        ({"close_after": 2 * MB, "times": 2, "refuse_range": True}, 2 * SIZE),
+        ({"content_length": 1000, "times": 2}, 3 * SIZE),
+        ({"content_length": "missing"}, SIZE),
+        ({"status": 503, "times": 2}, SIZE),
+        ({"status": 429, "times": 1, "retry_after": "1"}, SIZE),
+        ({"flip": 5 * 100_000, "times": 1}, 2 * SIZE),
+    ],
+    ids=lambda each: "-".join(map(str, each)) if isinstance(each, dict) else "",
+)
+def test_a_fault_that_passes_costs_no_more_than_it_must(
+    hub: HubServer, fault: dict[str, Any], most: int
+) -> None:
+    hub.faults.__dict__.update({"only": "model.safetensors", **fault})
+    assert right(fetch(hub))
+    assert hub.body_bytes <= most
+
+
+@pytest.mark.reliability("F-08", "F-13", "S-30")
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"status": 500},
+        {"status": 403},
+        {"stall_after": 1000},
+        {"reset_every": 1000},
+        {"endless": True},
+        {"gzip_bomb": True},
+        {"content_length": 10},
+        {"flip": 10},
+        {"close_after": 2 * MB, "refuse_range": True},
+        {"reset_every": 2 * MB, "ignore_range": True},
+        {"close_after": MB, "content_range": "bytes 7-9/10"},
+        {"close_after": MB, "content_range": "nonsense"},
+        {"swap": {"model.safetensors": "config.json"}},
+        {"redirect_to": "file:///etc/passwd"},
+        {"redirect_to": "{path}"},
+    ],
+    ids=lambda fault: "-".join(fault),
+)
+def test_a_fault_that_stays_ends_in_an_error_of_ours(hub: HubServer, fault: dict[str, Any]) -> None:
+    only = "" if "redirect_to" in fault else "model.safetensors"
+    hub.faults.__dict__.update({"only": only, **fault})
+    with pytest.raises(ModelFetchError):
+        fetch(hub, download_timeout=0.2, download_retries=2)
+    assert store.stored() == ()
+    assert hub.body_bytes <= 12 * SIZE
+
+
+def test_retries_are_as_many_as_asked_and_not_all_at_once(hub: HubServer) -> None:
+    hub.faults.status, hub.faults.only = 503, "model.safetensors"
+    with pytest.raises(ModelFetchError, match="503"):
+        fetch(hub, download_retries=2)
+    asked = hub.asked("model.safetensors")
+    assert len(asked) == 3
+
+
+@pytest.mark.reliability("F-13")
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_bit_that_is_wrong_is_found_and_fetched_once_more(hub: HubServer, name: str) -> None:
+    hub.faults.only, hub.faults.flip, hub.faults.times = name, 7, 1
+    assert right(fetch(hub))
+    hub.reset_counts()
+    hub.faults.times = None
+    commit = hub.add_repo("org/tiny", {**FILES, "x.json": b"1"})
+    with pytest.raises(OpenLLMError, match=name):
+        fetch(hub, f"org/tiny@{commit}")
+    assert len(hub.asked(name)) == 2
+
+
+@pytest.mark.reliability("F-13")
+def test_swapped_shards_are_found(hub: HubServer) -> None:
+    shards = {f"model-0000{n}-of-00002.safetensors": bytes([n]) * 1000 for n in (1, 2)}
+    hub.add_repo("org/shards", {"config.json": b"{}", **shards})
+    first, second = shards
+    hub.faults.swap = {first: second, second: first}
+    with pytest.raises(ModelFetchError):
+        fetch(hub, "org/shards")
+
+
+@pytest.mark.reliability("F-13")
+def test_what_went_bad_on_the_disk_is_not_gone_on_with(hub: HubServer, home: Path) -> None:
+    hub.faults.only, hub.faults.close_after = "model.safetensors", 2 * MB
+    cancelled = threading.Event()
+
+    def stop(progress: Progress) -> None:
+        if progress.done > MB:
+            cancelled.set()
+
+    with pytest.raises(ModelFetchError):
+        fetch(hub, on_progress=stop, cancelled=cancelled)
+    hub.faults.clear()
+    (part,) = (one for one in home.rglob("*") if one.is_file() and one.stat().st_size > MB)
+    with open(part, "r+b") as file:
+        file.seek(500)
+        file.write(b"damaged")
+    assert right(fetch(hub))
+
+
+@pytest.mark.spec("S3-39")
+def test_a_hash_that_is_pinned_must_be_the_files(hub: HubServer) -> None:
+    digest = hashlib.sha256(WEIGHTS).hexdigest()
+    with pytest.raises((ModelFileError, ModelFetchError), match="0" * 64):
+        fetch(hub, sha256="0" * 64)
+    assert hub.body_bytes == 0
+    assert right(fetch(hub, sha256=digest.upper()))
+    url = hub.add_file("files/x.gguf", WEIGHTS)
+    with pytest.raises((ModelFileError, ModelFetchError), match="sha256"):
+        fetch(hub, url, sha256="0" * 64)
+    assert len(store.stored()) == 1
+    assert right(fetch(hub, url, sha256=digest), "x.gguf")
+
+
+@pytest.mark.spec("S3-39")
+def test_a_pinned_hash_holds_for_what_is_stored_already(hub: HubServer) -> None:
+    fetch(hub)
+    with pytest.raises((ModelFileError, ModelFetchError), match="sha256"):
+        fetch(hub, sha256="0" * 64)
+
+
+@pytest.mark.spec("S1-40")
+def test_a_url_is_stored_by_the_hash_of_its_content(hub: HubServer) -> None:
+    url = hub.add_file("files/some-model.gguf", WEIGHTS)
+    model = fetch(hub, url)
+    assert model.tag == f"pt-some-model:{hashlib.sha256(WEIGHTS).hexdigest()[:16]}"
+    assert model.source == url
+    assert right(model, "some-model.gguf")
+
+
+@pytest.mark.reliability("F-08")
+def test_a_url_whose_content_changes_meanwhile_is_never_mixed(hub: HubServer) -> None:
+    url = hub.add_file("files/x.gguf", WEIGHTS)
+    other = WEIGHTS[::-1]
+    hub.faults.close_after = MB
+
+    def change(progress: Progress) -> None:
+        if progress.done > 0:
+            hub.add_file("files/x.gguf", other)
+
+    with pytest.raises(ModelFetchError):
+        fetch(hub, url, on_progress=change)
+    hub.faults.clear()
+    assert right(fetch(hub, url), "x.gguf", other)
+
+
+@pytest.mark.reliability("S-30")
+def test_a_url_without_a_length_is_bounded_by_the_disk(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = hub.add_file("files/x.gguf", b"GGUF" + bytes(100))
+    usage = shutil.disk_usage("/")
+    few = usage._replace(free=40 * MB)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: few)
+    hub.faults.endless = True
+    with pytest.raises(ModelFetchError):
+        fetch(hub, url)
+    assert hub.body_bytes < 60 * MB
+
+
+@pytest.mark.reliability("F-07")
+def test_too_little_space_is_told_before_the_first_byte(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, home: Path
+) -> None:
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=2 * MB))
+    with pytest.raises(ModelFetchError) as raised:
+        fetch(hub)
+    for part in (str(SIZE), str(2 * MB), str(home)):
+        assert part in raised.value.message
+    assert hub.body_bytes == 0
+
+
+@pytest.mark.reliability("F-07")
+def test_a_disk_that_fills_up_keeps_what_came(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.pwrite
+
+    def full(descriptor: int, content: bytes, offset: int) -> int:
+        if offset > 2 * MB:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(descriptor, content, offset)
+
+    monkeypatch.setattr(transfer.os, "pwrite", full)
+    with pytest.raises(ModelFetchError, match="No space left"):
+        fetch(hub)
+    monkeypatch.setattr(transfer.os, "pwrite", real)
+    hub.reset_counts()
+    assert right(fetch(hub))
+    assert hub.body_bytes <= SIZE - 2 * MB + 64 * 1024
+
+
+@pytest.mark.reliability("F-07")
+def test_a_quota_is_kept_by_removing_what_was_not_used(hub: HubServer) -> None:
+    fetch(hub)
+    hub.add_repo("org/next", {**FILES, "model.safetensors": WEIGHTS[::-1]})
+    newer = fetch(hub, "org/next", store_quota=SIZE + MB)
+    assert [model.tag for model in store.stored()] == [newer.tag]
+    hub.reset_counts()
+    hub.add_repo("org/large", {**FILES, "model.safetensors": bytes(4 * MB)})
+    with pytest.raises(ModelFetchError, match="quota"):
+        fetch(hub, "org/large", store_quota=MB)
+    assert hub.body_bytes == 0
+
+
+@pytest.mark.spec("S3-38")
+def test_files_come_side_by_side_with_the_headers_and_the_rate_asked_for(hub: HubServer) -> None:
+    shards = {f"model-0000{n}-of-00004.safetensors": bytes([n]) * 200_000 for n in range(1, 5)}
+    hub.add_repo("org/shards", {"config.json": b"{}", **shards})
+    began = time.monotonic()
+    fetch(hub, "org/shards", download_rate=1_000_000, download_header=("x-proxy: yes",))
+    assert 0.6 < time.monotonic() - began < 2.5
+    assert all(each.headers.get("x-proxy") == "yes" for each in hub.asked("/resolve/"))
+    assert all(each.headers["accept-encoding"] == "identity" for each in hub.requests)
+
+
+def test_progress_adds_up_by_file(hub: HubServer) -> None:
+    seen: list[Progress] = []
+    fetch(hub, on_progress=seen.append)
+    assert [seen[0].phase, seen[-1].phase] == ["listing", "done"]
+    assert (seen[-1].file, seen[-1].done) == ("", seen[-1].total)
+    for each in seen:
+        if each.phase == "downloading":
+            assert each.total == SIZE
+            assert 0 <= each.done <= each.total
+            assert each.file in FILES
+
+
+@pytest.mark.parametrize("when", ["stalled", "flowing", "waiting for a retry"])
+def test_a_cancel_ends_soon_and_keeps_what_came(hub: HubServer, when: str) -> None:
+    hub.faults.only = "model.safetensors"
+    if when == "stalled":
+        hub.faults.stall_after = 2 * MB
+    elif when == "flowing":
+        hub.faults.rate = 2 * MB
+    else:
+        hub.faults.status, hub.faults.retry_after = 503, "30"
+    cancelled = threading.Event()
+    began = time.monotonic()
+    timer = threading.Timer(0.7, cancelled.set)
+    timer.start()
+    with pytest.raises(OpenLLMError, match="stopped"):
+        fetch(hub, cancelled=cancelled, download_timeout=30.0)
+    assert time.monotonic() - began < 0.7 + 1.5
+    timer.join()
+    hub.faults.clear()
+    hub.reset_counts()
+    assert right(fetch(hub))
+    if when == "stalled":
+        assert hub.body_bytes <= SIZE - MB
+
+
+def test_a_failure_does_not_set_the_callers_event(hub: HubServer) -> None:
+    cancelled = threading.Event()
+    hub.faults.status, hub.faults.only = 403, "model.safetensors"
+    with pytest.raises(ModelFetchError):
+        fetch(hub, cancelled=cancelled)
+    assert not cancelled.is_set()
+
+
+def test_an_engine_that_cannot_run_it_costs_no_weights(hub: HubServer) -> None:
+    def refuse(architecture: str, form: str) -> str:
+        assert (architecture, form) == ("X", "safetensors")
+        raise ConfigurationError("no engine")
+
+    with pytest.raises(ConfigurationError, match="no engine"):
+        pull(parse_ref("org/tiny"), DownloadOptions(hub_endpoint=hub.url), framework=refuse)
+    assert hub.body_bytes < 1000
+
+
+def test_parts_of_files_are_read(hub: HubServer) -> None:
+    options = DownloadOptions(hub_endpoint=hub.url)
+    commit = hub.repos["org/tiny"].refs["main"]
+    url = f"{hub.url}/org/tiny/resolve/{commit}/model.safetensors"
+    assert transfer.read_range(url, 100, 50, options) == WEIGHTS[100:150]
+    hub.faults.ignore_range = True
+    for length in (50, 2 * len(WEIGHTS)):
+        with pytest.raises(ModelFetchError, match="parts"):
+            transfer.read_range(url, 100, length, options)

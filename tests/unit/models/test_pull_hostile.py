@@ -1,0 +1,86 @@
+"""What a hub, or whoever it sends the download to, must not get to see or to write."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from openllm.errors import OpenLLMError
+from tests.hub_server import HubServer
+from tests.unit.models.pulls import FILES, TOKEN, WEIGHTS, fetch, right
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def hub(home: Path) -> Iterator[HubServer]:
+    with HubServer({"org/tiny": FILES}) as server:
+        server.tokens.add(TOKEN)
+        yield server
+
+
+@pytest.mark.reliability("S-29")
+@pytest.mark.parametrize("how", ["cdn", "stranger"])
+def test_a_token_never_leaves_its_own_host(
+    hub: HubServer, how: str, caplog: pytest.LogCaptureFixture, home: Path
+) -> None:
+    caplog.set_level(logging.INFO)
+    hub.faults.redirect = how == "cdn"
+    if how == "stranger":
+        hub.faults.redirect_to = hub.cdn_url + "{path}"
+    secrets = ("x-own: hf_other9876543210",)
+    assert right(fetch(hub, hub_token=TOKEN, download_header=secrets))
+    assert hub.tokens_seen("hub") == {f"Bearer {TOKEN}"}
+    away = [each for each in hub.requests if each.door == "cdn"]
+    assert away
+    assert not any("secret" in str(each.headers) or "x-own" in each.headers for each in away)
+    assert TOKEN not in caplog.text
+    assert "signature" not in caplog.text
+    kept = (one.read_bytes() for one in home.rglob("*") if one.is_file())
+    assert not any(TOKEN.encode() in content for content in kept)
+
+
+@pytest.mark.reliability("S-29")
+@pytest.mark.parametrize(
+    "token", ["hf_bad0123456789", "hf_secret\nx", "hf_secret\r\nHost: evil", "hf_sécret", "hf_se t"]
+)
+def test_no_error_shows_a_token(
+    hub: HubServer, token: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub.faults.challenge = f'Bearer realm="{hub.cdn_url}/token",service="x"'
+    monkeypatch.setenv("HF_TOKEN", token)
+    texts = []
+    for options in ({}, {"hub_token": token}):
+        with pytest.raises((OpenLLMError, ValueError)) as raised:
+            fetch(hub, download_retries=0, **options)
+        texts.append(f"{raised.value!r} {raised.value}")
+    assert not any(part in "".join(texts) + caplog.text for part in ("secret", "hf_bad", "sécret"))
+    assert [each for each in hub.requests if each.door == "cdn"] == []
+
+
+@pytest.mark.reliability("S-29")
+def test_a_url_elsewhere_gets_no_hub_token(hub: HubServer) -> None:
+    url = hub.add_file("files/x.gguf", WEIGHTS).replace(hub.url, hub.cdn_url)
+    fetch(hub, url, hub_token=TOKEN)
+    assert hub.tokens_seen("cdn") == hub.tokens_seen("hub") == set()
+
+
+@pytest.mark.reliability("S-28")
+def test_a_hostile_listing_writes_nothing_outside(hub: HubServer, tmp_path: Path) -> None:
+    hub.faults.listing_names = ("../../outside.json", "/tmp/outside.json", "x" * 300 + ".json")
+    before = {one for one in tmp_path.rglob("*") if "home" not in one.parts}
+    with suppress(OpenLLMError):
+        fetch(hub)
+    assert {one for one in tmp_path.rglob("*") if "home" not in one.parts} == before
+    assert not list(tmp_path.rglob("outside*"))

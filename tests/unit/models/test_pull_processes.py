@@ -1,0 +1,156 @@
+"""Several processes pull, some of them are killed: one download, and never a wrong file."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from openllm.config.download import DownloadOptions
+from openllm.models import store
+from openllm.models.pull import pull
+from openllm.models.ref import parse_ref
+from tests.hub_puller import end, environment, start
+from tests.hub_server import HubServer
+
+MB = 1 << 20
+WEIGHTS = random.Random(2).randbytes(20 * MB)
+FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS}
+SIZE = sum(map(len, FILES.values()))
+CHUNK = 16 * MB
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer({"org/tiny": FILES}) as server:
+        yield server
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return tmp_path / "home"
+
+
+def until(happens: Callable[[], bool], seconds: float = 15.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not happens():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.01)
+
+
+def stored_right() -> bool:
+    (model,) = store.stored()
+    content = Path(model.folder, "model.safetensors").read_bytes()
+    return content == WEIGHTS and not store.verify(model.tag)
+
+
+@pytest.mark.reliability("F-08")
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.25, 0.5, 0.99])
+def test_a_killed_download_goes_on_where_it_was(hub: HubServer, home: Path, share: float) -> None:
+    hub.faults.only, hub.faults.rate = "model.safetensors", 40 * MB
+    process = start("org/tiny", environment(home, hub.url))
+    # What is sent at the end may be in the process's own buffers: "99 %" is a little less.
+    until(lambda: hub.body_bytes >= min(share * SIZE, SIZE - MB) and hub.body_bytes > 2)
+    process.send_signal(signal.SIGKILL)
+    end(process)
+    hub.faults.clear()
+    first = hub.body_bytes
+    hub.reset_counts()
+    again = end(start("org/tiny", environment(home, hub.url)))
+    assert again.status == 0, again
+    assert stored_right()
+    assert first + hub.body_bytes <= SIZE + 8 * MB < SIZE + CHUNK
+
+
+@pytest.mark.reliability("F-09")
+def test_eight_processes_and_eight_threads_cost_one_download(hub: HubServer, home: Path) -> None:
+    environ = environment(home, hub.url)
+    processes = [start("org/tiny", environ) for _ in range(8)]
+
+    def one(_: int) -> str:
+        options = DownloadOptions(hub_endpoint=hub.url)
+        return pull(parse_ref("org/tiny"), options, framework=lambda *_: "llamacpp").tag
+
+    with ThreadPoolExecutor(8) as pool:
+        tags = set(pool.map(one, range(8)))
+    ended = [end(process) for process in processes]
+    assert [each.status for each in ended] == [0] * 8, ended
+    assert tags | {each.last["tag"] for each in ended} == {store.stored()[0].tag}
+    assert hub.body_bytes <= 1.05 * SIZE
+    assert stored_right()
+
+
+@pytest.mark.reliability("F-09")
+def test_locks_that_lie_cost_bytes_but_no_file(hub: HubServer, home: Path) -> None:
+    hub.faults.only, hub.faults.rate = "model.safetensors", 15 * MB
+    environ = environment(home, hub.url, HUB_PULLER_LOCKS_LIE="1")
+    processes = [start("org/tiny", environ) for _ in range(3)]
+    ended = [end(process) for process in processes]
+    assert [each.status for each in ended] == [0] * 3, ended
+    assert len(hub.asked("model.safetensors")) > 1
+    assert stored_right()
+
+
+@pytest.mark.reliability("F-09")
+def test_who_waits_takes_over_from_who_is_killed(hub: HubServer, home: Path) -> None:
+    hub.faults.only, hub.faults.rate = "model.safetensors", 4 * MB
+    leader = start("org/tiny", environment(home, hub.url))
+    until(lambda: hub.body_bytes > 2 * MB)
+    follower = start("org/tiny", environment(home, hub.url))
+    assert follower.stdout is not None
+    told = iter(follower.stdout.readline, "")
+    until(lambda: '"waiting"' in next(told))
+    leader.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    hub.faults.clear()
+    end(leader)
+    until(lambda: '"downloading"' in next(told), 10.0)
+    assert time.monotonic() - killed < 10.0
+    assert end(follower).status == 0
+    assert stored_right()
+    assert hub.body_bytes <= SIZE + 8 * MB
+
+
+@pytest.mark.reliability("F-08")
+@pytest.mark.parametrize("stalled", [False, True])
+def test_control_c_ends_soon_and_keeps_what_came(hub: HubServer, home: Path, stalled: bool) -> None:
+    hub.faults.only, hub.faults.rate = "model.safetensors", 10 * MB
+    if stalled:
+        hub.faults.stall_after = 8 * MB
+    process = start("org/tiny", environment(home, hub.url), download_timeout=60.0)
+    until(lambda: hub.body_bytes >= 8 * MB)
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    assert end(process).status != 0
+    assert time.monotonic() - asked < 3.0
+    hub.faults.clear()
+    hub.reset_counts()
+    assert end(start("org/tiny", environment(home, hub.url))).status == 0
+    assert hub.body_bytes <= SIZE - 6 * MB
+    assert stored_right()
+
+
+@pytest.mark.reliability("S-29")
+def test_a_token_is_in_no_argument_output_or_file(hub: HubServer, home: Path) -> None:
+    hub.add_repo("org/gated", FILES, gated=True)
+    hub.tokens.add("hf_secret0123456789")
+    hub.faults.redirect = True
+    environ = environment(home, hub.url, HF_TOKEN="hf_secret0123456789")
+    process = start("org/gated", environ)
+    arguments = Path(f"/proc/{process.pid}/cmdline")
+    shown = arguments.read_bytes() if arguments.exists() else b""
+    ended = end(process)
+    assert ended.status == 0, ended
+    refused = end(start("org/gated", {**environ, "HF_TOKEN": "hf_secret_that_is_wrong"}))
+    told = f"{ended} {refused} {shown!r}"
+    assert refused.last["error"] == "ModelFetchError"
+    assert "hf_secret" not in told
+    assert not hub.tokens_seen("cdn")
+    assert not any(b"hf_secret" in p.read_bytes() for p in home.rglob("*") if p.is_file())
