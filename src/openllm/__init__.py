@@ -16,6 +16,7 @@ _PUBLIC = {
     "CompletionChunk": "openllm.llm.output",
     "GenerationOutput": "openllm.llm.output",
     "Message": "openllm.types",
+    "Registry": "openllm.models.registry:REGISTRY",
     "SamplingParams": "openllm.types",
     "start": "openllm.bento.launch",
     "Runner": "openllm.llm.legacy",
@@ -35,6 +36,7 @@ __all__ = [
     "CompletionChunk",
     "GenerationOutput",
     "Message",
+    "Registry",
     "SamplingParams",
     "__version__",
     "start",
@@ -43,7 +45,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        module, _, attribute = _PUBLIC[name].partition(":")
+        return getattr(import_module(module), attribute or name)
     if name in _OLDER_CLASSES:
         return import_module("openllm.llm.legacy").model_class(name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

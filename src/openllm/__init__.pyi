@@ -5,6 +5,7 @@ from openllm.llm.legacy import Runner as Runner
 from openllm.llm.llm import LLM as LLM
 from openllm.llm.output import CompletionChunk as CompletionChunk
 from openllm.llm.output import GenerationOutput as GenerationOutput
+from openllm.models.registry import REGISTRY as Registry
 from openllm.types import Message as Message
 from openllm.types import SamplingParams as SamplingParams
 

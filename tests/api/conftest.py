@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import aclosing, contextmanager
@@ -17,6 +16,7 @@ import pytest
 import uvicorn
 from msgspec.structs import replace
 
+from openllm.bento.listen import listen
 from openllm.config.model import LoadOptions, RequestDefaults
 from openllm.config.server import ServerSettings
 from openllm.engines.scripted_engine import ScriptedEngine
@@ -136,7 +136,7 @@ class Server:
 def running(fleet: Any, settings: ServerSettings | None = None) -> Iterator[Server]:
     """Serve `fleet` on a free loopback port from a thread with a loop of its own."""
     settings = settings or ServerSettings()
-    sock = socket.create_server(("127.0.0.1", 0))
+    sock = listen("127.0.0.1", 0, 128)
     ready = threading.Event()
     held: dict[str, Any] = {}
 

@@ -61,6 +61,7 @@ OUR_ROUTES = """
 /openai/v1/models GET HEAD
 /openai/v1/models/{model:path} GET HEAD
 /openapi.json GET HEAD
+/pull POST
 /readyz GET HEAD
 /v1/chat/completions POST
 /v1/completions POST

@@ -12,10 +12,20 @@ INTERRUPTED = 130
 """Exit status of a command that Ctrl-C ended, as shells have it."""
 
 _COMMANDS = {
-    "start": ("openllm.cli.start", "Serve models behind an OpenAI-compatible API."),
-    "query": ("openllm.cli.query", "Ask a running server one question."),
-    "chat": ("openllm.cli.chat", "Chat with a running server in the terminal."),
-    "bench": ("openllm.cli.bench", "Measure any OpenAI-compatible server."),
+    "start": ("openllm.cli.start:start", "Serve models behind an OpenAI-compatible API."),
+    "pull": ("openllm.cli.pull:pull", "Download models into the store."),
+    "list": ("openllm.cli.list_models:list_models", "List the models in the store."),
+    "show": ("openllm.cli.show:show", "Show a model of the store with its files."),
+    "rm": ("openllm.cli.rm:rm", "Remove models from the store."),
+    "verify": ("openllm.cli.verify:verify", "Check the files of stored models by their hashes."),
+    "gc": ("openllm.cli.gc:gc", "Remove what interrupted downloads left, and keep to a quota."),
+    "models": ("openllm.cli.models:models", "List the families of models known by name."),
+    "fit": ("openllm.cli.fit:fit", "Say whether a model fits this machine, before the download."),
+    "config": ("openllm.cli.config:config", "Show or check the settings that `start` would use."),
+    "doctor": ("openllm.cli.doctor:doctor", "Say what is installed, what works here, and why not."),
+    "query": ("openllm.cli.query:query", "Ask a running server one question."),
+    "chat": ("openllm.cli.chat:chat", "Chat with a running server in the terminal."),
+    "bench": ("openllm.cli.bench:bench", "Measure any OpenAI-compatible server."),
 }
 
 
@@ -26,7 +36,8 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command = getattr(import_module(module), name)
         if not isinstance(command, click.Command):
             raise TypeError(f"{cmd_name} is not a command")
         return command

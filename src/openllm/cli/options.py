@@ -2,20 +2,61 @@
 
 from __future__ import annotations
 
-import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from typing import Any, TypeVar
 
 import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from openllm.bento.options import flag
+from openllm.config.fields import (
+    ALIASES,
+    FIELDS,
+    SECTIONS,
+    choices,
+    field_name,
+    flag,
+    is_list,
+    names_models,
+    plain_type,
+)
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Path: "FILE"}
+_REPEATED = {name for name, field in FIELDS.items() if is_list(field) or names_models(field)}
+
+
+class SettingOption(click.Option):
+    """A flag of a field; help shows one spelling, in the section of its settings."""
+
+    def __init__(self, *spellings: Any, section: str = "", **options: Any) -> None:
+        super().__init__(*spellings, **options)
+        self.section = section
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        if record is None:
+            return None
+        spellings = [each for each in (*self.opts, *self.secondary_opts) if "_" not in each]
+        own = [each for each in spellings if each[2:] not in _OTHER_NAMES]
+        return f"{' / '.join(own)} {self.metavar or ''}".rstrip(), record[1]
+
+
+class SettingsCommand(click.Command):
+    """A command whose help has its flags by section."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for parameter in filter(_is_option, self.get_params(ctx)):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                section = getattr(parameter, "section", "") or "Options"
+                sections.setdefault(section, []).append(record)
+        for title, records in sections.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
 
 def flags_of(models: Sequence[type[BaseModel]]) -> Callable[[Command], Command]:
@@ -28,7 +69,7 @@ def flags_of(models: Sequence[type[BaseModel]]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for model in reversed(models):
             for name, field in reversed(model.model_fields.items()):
-                command = _flag(name, field)(command)
+                command = _flag(name, field, _section(model))(command)
         return command
 
     return decorate
@@ -39,42 +80,62 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None and value != ()}
 
 
-def _flag(name: str, field: FieldInfo) -> Callable[[Command], Command]:
-    kind = _plain_type(field.annotation)
-    spellings = [flag(name)]
-    if "_" in name:
-        spellings.append(f"--{name}")
+def parse_opts(opts: Iterable[str]) -> dict[str, Any]:
+    """Read the values of `--opt`, each NAME=VALUE or MODEL.NAME=VALUE.
+
+    Raises:
+        UsageError: One is neither.
+    """
+    parsed: dict[str, Any] = {}
+    for opt in opts:
+        spelled, equals, value = opt.partition("=")
+        model, dot, last = spelled.strip().rpartition(".")
+        name = field_name(last)
+        if not equals or not name or (dot and not model):
+            raise click.UsageError(f"--opt {opt!r} is not NAME=VALUE, nor MODEL.NAME=VALUE")
+        key = f"{model}.{name}" if dot else name
+        repeated = name in _REPEATED and not (dot and not is_list(FIELDS[name]))
+        parsed[key] = (*parsed.get(key, ()), value) if repeated else value
+    return parsed
+
+
+def _is_option(parameter: click.Parameter) -> bool:
+    return isinstance(parameter, click.Option)
+
+
+_OTHER_NAMES = {flag(alias)[2:] for alias in ALIASES}
+
+
+def _section(model: type[BaseModel]) -> str:
+    return next((title for title, each in SECTIONS.items() if each is model), "Options")
+
+
+def _spellings(name: str) -> Iterator[str]:
+    for each in (name, *(alias for alias, own in ALIASES.items() if own == name)):
+        yield flag(each)
+        if "_" in each:
+            yield f"--{each}"
+
+
+def _off(on: str) -> str:
+    return f"--no_{on[2:]}" if "_" in on else f"--no-{on[2:]}"
+
+
+def _flag(name: str, field: FieldInfo, section: str) -> Callable[[Command], Command]:
     text = (field.description or "") + _shown_default(field)
+    options: dict[str, Any] = {"help": text, "cls": SettingOption, "section": section}
+    kind = plain_type(field.annotation)
     if kind is bool:
-        off = [flag(f"no_{name}"), f"--no_{name}"]
-        both = [f"{on}/{not_on}" for on, not_on in zip(spellings, off, strict=False)]
-        return click.option(*both, name, default=None, help=text)
+        both = [f"{on}/{_off(on)}" for on in _spellings(name)]
+        return click.option(*both, name, default=None, **options)
+    several = choices(field.annotation)
     return click.option(
-        *spellings,
+        *_spellings(name),
         name,
-        multiple=get_origin(field.annotation) is tuple,
-        metavar=_choices(field.annotation) or _METAVARS.get(kind, "VALUE"),
-        envvar="OPEN_LLM_API_KEY" if name == "api_key" else None,
-        help=text,
+        multiple=name in _REPEATED or is_list(field),
+        metavar=f"[{'|'.join(several)}]" if several else _METAVARS.get(kind, "VALUE"),
+        **options,
     )
-
-
-def _plain_type(annotation: Any) -> type:
-    """Return the scalar type behind Optional, Annotated and tuple."""
-    origin = get_origin(annotation)
-    if origin is None:
-        return annotation if isinstance(annotation, type) else str
-    if origin is Annotated:
-        return _plain_type(get_args(annotation)[0])
-    if origin in (Union, types.UnionType, tuple):
-        return _plain_type(get_args(annotation)[0])
-    return str
-
-
-def _choices(annotation: Any) -> str:
-    if get_origin(annotation) is not Literal:
-        return ""
-    return f"[{'|'.join(map(str, get_args(annotation)))}]"
 
 
 def _shown_default(field: FieldInfo) -> str:

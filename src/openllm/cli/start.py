@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from openllm.bento.options import OPTION_MODELS, flag
-from openllm.cli.options import flags_of, given
+from openllm.cli.options import SettingsCommand, flags_of, given, parse_opts
+from openllm.config.fields import OPTION_MODELS
 
 if TYPE_CHECKING:
-    from openllm.errors import OpenLLMError
+    from openllm.config.effective import Configuration
 
 
-@click.command("start")
-@click.argument("models", required=False, default="demo", metavar="[MODEL[,MODEL...]]")
+@click.command("start", cls=SettingsCommand)
+@click.argument("models", required=False, metavar="[MODEL[,MODEL...] | FILE]")
+@click.option(
+    "--config",
+    "file",
+    metavar="FILE",
+    help="Configuration file, YAML or JSON [default: the one that OPEN_LLM_CONFIGURATION names].",
+)
+@click.option(
+    "--opt",
+    "opts",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Any option below by its name; MODEL.NAME=VALUE is for one model.",
+)
 @flags_of(OPTION_MODELS)
-@click.option(
-    "--opt", "opts", multiple=True, metavar="NAME=VALUE", help="Any of these options by its name."
-)
-@click.option(
-    "--log-level",
-    default="info",
-    show_default=True,
-    metavar="LEVEL",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    help="Least severe log line shown.",
-)
-def start(models: str, opts: tuple[str, ...], log_level: str, **flags: Any) -> None:
+def start(models: str | None, file: str | None, opts: tuple[str, ...], **flags: Any) -> None:
     """Serve models behind an OpenAI-compatible API.
 
-    MODEL is `demo` (bundled, the default), a GGUF file or a folder with config.json and
-    safetensors; NAME=PATH chooses the served name.
+    MODEL is `demo` (bundled, the default), a family such as `flan-t5`, a hub id, the URL of a GGUF
+    file, a GGUF file or a folder with config.json and safetensors; NAME=MODEL chooses the served
+    name. What is not on this machine is downloaded first. FILE is a configuration, with models and
+    options. Every option can also be set there, and as OPEN_LLM_<OPTION> or
+    OPEN_LLM_<MODEL>_<OPTION>: `openllm config docs` lists them, `openllm config show` says what
+    holds. Flags may be written with underscores too.
     Requests choose by "model"; without one the first answers. Once models are ready one line says
     so, with the URL. The exit status is 0 after a signal, 2 if a setting or a file is wrong.
 
@@ -40,43 +47,32 @@ def start(models: str, opts: tuple[str, ...], log_level: str, **flags: Any) -> N
       openllm start
       openllm start ./llama.gguf --port 8080
       openllm start demo,coder=./qwen.gguf --host 0.0.0.0 --api-key SECRET
+      openllm start flan-t5,llama --device flan-t5:cpu,llama:gpu:0 --opt llama.top_k=3
     """
-    from openllm.bento import launch
+    from openllm.bento.options import read_configuration
     from openllm.errors import ConfigurationError, OpenLLMError
 
-    _set_up_logging(log_level)
+    options = {**given(flags), **parse_opts(opts)}
     try:
-        sys.exit(launch.run(models, {**given(flags), **_parse_opts(opts)}))
+        sys.exit(_serve(read_configuration(models, options, os.environ, file=file)))
     except OpenLLMError as error:
-        click.echo(f"Error: {_with_flag(error)}", err=True)
+        click.echo(f"Error: {error.message}", err=True)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
 
 
-def _with_flag(error: OpenLLMError) -> str:
-    """Return the message, with the flag that is to blame before it if it names none."""
-    option = error.param or ""
-    known = any(option in model.model_fields for model in OPTION_MODELS)
-    named = flag(option) in error.message
-    return f"{flag(option)}: {error.message}" if known and not named else error.message
+def _serve(configuration: Configuration) -> int:
+    from openllm.bento import launch
+    from openllm.bento.options import blame
+    from openllm.cli.progress import DownloadDisplay
+    from openllm.errors import OpenLLMError
 
-
-def _parse_opts(opts: tuple[str, ...]) -> dict[str, Any]:
-    parsed: dict[str, Any] = {}
-    for opt in opts:
-        name, equals, value = opt.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"--opt {opt!r} is not NAME=VALUE")
-        name = name.replace("-", "_")
-        parsed[name] = (*parsed.get(name, ()), value) if name in _REPEATED else value
-    return parsed
-
-
-_REPEATED = {
-    name
-    for model in OPTION_MODELS
-    for name, field in model.model_fields.items()
-    if field.default == ()
-}
+    _set_up_logging(configuration.server.log_level)
+    try:
+        with DownloadDisplay() as display:
+            return launch.run(configuration, display)
+    except OpenLLMError as error:
+        error.message = blame(error, configuration.settings)
+        raise
 
 
 def _set_up_logging(level: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from starlette.responses import RedirectResponse
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp
@@ -19,14 +21,21 @@ from openllm.server.openai_api import (
 )
 from openllm.server.openai_embeddings import embeddings
 from openllm.server.openapi import docs_routes
+from openllm.server.pull_api import PullApi
+
+if TYPE_CHECKING:
+    from openllm.config.download import DownloadOptions
 
 OPENAI_PREFIXES = ("/v1", "/openai/v1")
 
 
-def build_app(fleet: Fleet, settings: ServerSettings) -> Router:
+def build_app(
+    fleet: Fleet, settings: ServerSettings, download: DownloadOptions | None = None
+) -> Router:
     """Return the ASGI app that serves `fleet`. Whoever made the fleet starts and closes it.
 
-    Stands behind a `Guard`: it answers unknown paths and methods in plain text.
+    Stands behind a `Guard`: it answers unknown paths and methods in plain text. `download` says how
+    /pull fetches models, by the environment if it is None.
     """
 
     def endpoint(handler: Handler) -> ASGIApp:
@@ -52,6 +61,7 @@ def build_app(fleet: Fleet, settings: ServerSettings) -> Router:
                 )
             ),
             *native_routes(endpoint),
+            Route("/pull", endpoint(PullApi(settings, download).pull), methods=["POST"]),
             *docs_routes(keyed=settings.keyed),
         ],
         # A redirect would repeat the caller's path in Location, which may name another host.

@@ -19,6 +19,7 @@ from openllm.errors import (
     EngineStartError,
     EngineUnavailableError,
     InvalidRequestError,
+    ModelFetchError,
     ModelNotFoundError,
     OpenLLMError,
     OverloadedError,
@@ -29,6 +30,7 @@ RawHeaders = Sequence[tuple[bytes, bytes]]
 STATUS: dict[type[OpenLLMError], int] = {
     InvalidRequestError: 400,
     ModelNotFoundError: 404,
+    ModelFetchError: 503,
     OverloadedError: 429,
     EngineNotInstalledError: 503,
     EngineStartError: 503,

@@ -33,6 +33,7 @@ from openllm.server.openai_schema import (
     CompletionRequest,
     EmbeddingRequest,
 )
+from openllm.server.pull_api import PullEvent, PullRequest
 
 _WEB = Path(__file__).parent / "web" / "docs"
 _REF = "#/components/schemas/{model}"
@@ -141,6 +142,15 @@ OPERATIONS = (
         EmbedRequest,
         Vectors,
         example=["Hello, how are you?", "soup is my favorite food"],
+    ),
+    Operation(
+        "post",
+        "/pull",
+        "Download a model into the store of a server that was started with --allow-pull. Events "
+        "tell how far it is; the last one has the tag, or an error.",
+        PullRequest,
+        event=PullEvent,
+        example={"model": "org/name"},
     ),
     Operation("get", "/livez", "Whether the process answers.", answer=answers.Alive, keyless=True),
     Operation(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from openllm.bento.options import OPTION_MODELS
 from openllm.cli import _COMMANDS
+from openllm.config.fields import OPTION_MODELS
 from openllm.engines.scripted_rules import Fault, Rule, Script, read_script
 
 PAGE = (Path(__file__).parents[3] / "docs" / "command_line.md").read_text()
@@ -31,7 +31,7 @@ def test_every_flag_it_names_exists() -> None:
     fields = {name.replace("_", "-") for model in OPTION_MODELS for name in model.model_fields}
     named = {name.replace("_", "-") for name in re.findall(r"(?<!-)--([a-z][a-z_-]*)", PAGE)}
     assert {"port", "top-k", "ssl-keyfile-password"} <= named
-    assert named <= fields | {"help", "opt", "url"}
+    assert named <= fields | {"help", "opt", "url", "config"}
 
 
 def test_every_command_is_named() -> None:

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from openllm.cli import main
+from openllm.cli import _COMMANDS, main
 
 
 @pytest.mark.parametrize(
@@ -16,7 +16,7 @@ from openllm.cli import main
     [
         ("strat", "no such command 'strat'; did you mean 'start'?"),
         ("qery", "did you mean 'query'?"),
-        ("xyz", "no such command 'xyz'; there are: start, query, chat, bench"),
+        ("xyz", f"no such command 'xyz'; there are: {', '.join(_COMMANDS)}"),
     ],
 )
 def test_a_mistyped_command_is_guessed(typed: str, says: str) -> None:

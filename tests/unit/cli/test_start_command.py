@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from openllm.bento import launch
-from openllm.bento.options import OPTION_MODELS
 from openllm.cli import main
-from openllm.errors import AddressInUseError, ConfigurationError, EngineNotInstalledError
+from openllm.config.effective import Configuration
+from openllm.config.fields import OPTION_MODELS
+from openllm.errors import (
+    AddressInUseError,
+    ConfigurationError,
+    EngineNotInstalledError,
+    ModelFileError,
+)
 
 
 class Launches:
@@ -19,14 +26,21 @@ class Launches:
 
     def __init__(self, end: int | Exception) -> None:
         self._end = end
-        self.model = ""
-        self.options: Mapping[str, object] = {}
+        self.configuration: Configuration | None = None
 
-    def run(self, model: str, options: Mapping[str, object]) -> int:
-        self.model, self.options = model, options
+    def run(self, configuration: Configuration, on_progress: object) -> int:
+        assert callable(on_progress)
+        self.configuration = configuration
         if isinstance(self._end, Exception):
             raise self._end
         return self._end
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Every setting that is no default."""
+        assert self.configuration is not None
+        settings = {**self.configuration.settings, **self.configuration.entries[0].settings}
+        return {name: each.value for name, each in settings.items() if each.origin != "default"}
 
 
 def start(
@@ -40,33 +54,44 @@ def start(
 
 def test_only_flags_that_are_given_are_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     _, launches = start(monkeypatch)
-    assert (launches.model, launches.options) == ("demo", {})
+    assert launches.configuration is not None
+    assert [each.name for each in launches.configuration.entries] == ["demo"]
+    assert launches.given == {}
 
 
+@pytest.mark.spec("S0-22", "S0-29")
 @pytest.mark.parametrize(
-    ("arguments", "options"),
+    ("arguments", "settings"),
     [
-        (["--top_k", "7"], {"top_k": "7"}),
-        (["--top-k", "7"], {"top_k": "7"}),
-        (["--opt", "top-k=7"], {"top_k": "7"}),
+        (["--top_k", "7"], {"top_k": 7}),
+        (["--top-k", "7"], {"top_k": 7}),
+        (["--opt", "top-k=7"], {"top_k": 7}),
+        (["--opt", "demo.top-k=7"], {"top_k": 7}),
         (["--stop-sequence", "a", "--stop_sequence", "b"], {"stop_sequence": ("a", "b")}),
+        (["--stop", "--"], {"stop_sequence": ("--",)}),
         (["--opt", "stop_sequence=a", "--opt", "stop-sequence=b"], {"stop_sequence": ("a", "b")}),
+        (["--opt", "demo.stop=a=b"], {"stop_sequence": ("a=b",)}),
         (["--opt", "engine-arg=a=1"], {"engine_arg": ("a=1",)}),
+        (["--device", "demo:gpu:0"], {"device": "cuda:0"}),
+        (["--opt", "demo.device=cpu"], {"device": "cpu"}),
         (["--no-embeddings"], {"embeddings": False}),
+        (["--no_trust_remote_code"], {"trust_remote_code": False}),
         (["--access_log"], {"access_log": True}),
-        (["--opt", "model=x"], {"model": "x"}),
+        (["--log-level", "debug"], {"log_level": "debug"}),
+        (["--download_rate", "2048"], {"download_rate": 2048}),
     ],
 )
-def test_flags_become_options(
-    monkeypatch: pytest.MonkeyPatch, arguments: list[str], options: dict[str, Any]
+def test_flags_become_settings(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], settings: dict[str, Any]
 ) -> None:
-    _, launches = start(monkeypatch, *arguments)
-    assert launches.options == options
+    done, launches = start(monkeypatch, *arguments)
+    assert done.exit_code == 0, done.stderr
+    assert launches.given == settings
 
 
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     _, launches = start(monkeypatch, OPEN_LLM_API_KEY="one two")
-    assert launches.options == {"api_key": ("one", "two")}
+    assert launches.given == {"api_key": ("one", "two")}
 
 
 @pytest.mark.parametrize(
@@ -84,6 +109,7 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
             "Error: --allowed-host: 'a b' is no name\n",
         ),
         (ConfigurationError("unknown option 'x'", param="x"), 2, "Error: unknown option 'x'\n"),
+        (ModelFileError("it is cut off"), 2, "Error: it is cut off\n"),
     ],
 )
 def test_the_end_decides_the_exit_status(
@@ -93,7 +119,7 @@ def test_the_end_decides_the_exit_status(
     assert (done.exit_code, done.stdout, done.stderr) == (status, "", said)
 
 
-@pytest.mark.parametrize("opt", ["x", "=x", ""])
+@pytest.mark.parametrize("opt", ["x", "=x", "", ".top_k=1", "demo.=1"])
 def test_an_opt_without_a_name_or_value_is_refused(
     monkeypatch: pytest.MonkeyPatch, opt: str
 ) -> None:
@@ -102,10 +128,24 @@ def test_an_opt_without_a_name_or_value_is_refused(
     assert "is not NAME=VALUE" in done.stderr
 
 
-def test_help_has_every_option_and_its_choices() -> None:
+def test_help_has_every_option_once_and_its_choices() -> None:
     text = CliRunner().invoke(main, ["start", "--help"], terminal_width=200).stdout
     for model in OPTION_MODELS:
         for name in model.model_fields:
-            assert "--" + name.replace("_", "-") in text
+            assert text.count(f"\n  --{name.replace('_', '-')} ") == 1
+    assert "--top_k" not in text
     assert "[auto|float32|bfloat16|float16]" in text
     assert "0 picks a free one, and the ready line is then JSON" in " ".join(text.split())
+    for heading in ("Options", "Server", "Loading", "Requests that leave it out", "Downloads"):
+        assert f"\n{heading}:\n" in text
+
+
+def test_help_loads_no_heavy_module() -> None:
+    code = (
+        "import sys\nfrom openllm.cli import main\n"
+        "try: main(['start', '--help'])\nexcept SystemExit: pass\n"
+        "print(sorted(sys.modules), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    for heavy in ("torch", "bentoml", "xllamacpp", "uvicorn", "huggingface_hub", "yaml", "jinja2"):
+        assert f"'{heavy}'" not in done.stderr

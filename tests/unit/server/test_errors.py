@@ -22,6 +22,7 @@ STATUSES = {
     "ContextLengthError": 400,
     "UnsupportedError": 400,
     "ModelNotFoundError": 404,
+    "ModelFetchError": 503,
     "ConfigurationError": 500,
     "ModelFileError": 500,
     "AddressInUseError": 500,

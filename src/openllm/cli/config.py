@@ -1,0 +1,156 @@
+"""`openllm config`: what `start` would use, whether a file is right, and what may stand in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from openllm.cli.options import parse_opts
+
+if TYPE_CHECKING:
+    from openllm.config.effective import Configuration, Setting
+    from openllm.errors import OpenLLMError
+
+_MASK = "********"
+
+
+@click.group("config")
+def config() -> None:
+    """Show or check the settings that `start` would use.
+
+    They come from flags, OPEN_LLM_<MODEL>_<OPTION>, OPEN_LLM_<OPTION>, the configuration file, and
+    what a model's family brings, in this order.
+    """
+
+
+@config.command("show")
+@click.argument("models", required=False, metavar="[MODEL[,MODEL...] | FILE]")
+@click.option("--config", "file", metavar="FILE", help="Configuration file, YAML or JSON.")
+@click.option(
+    "--opt",
+    "opts",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option as if its flag were given; MODEL.NAME=VALUE is for one model.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def show(models: str | None, file: str | None, opts: tuple[str, ...], as_json: bool) -> None:
+    """Print every setting in effect and where it was given; secrets are masked.
+
+    The exit status is 2 if a setting is wrong.
+    """
+    from openllm.bento.options import read_configuration
+    from openllm.errors import OpenLLMError
+
+    try:
+        found = read_configuration(models, parse_opts(opts), os.environ, file=file)
+    except OpenLLMError as error:
+        _refuse(error)
+    if as_json:
+        click.echo(json.dumps(_document(found), indent=2))
+    else:
+        _print_tables(found)
+
+
+@config.command("check")
+@click.argument("file", required=False)
+def check(file: str | None) -> None:
+    """Say all that is wrong with a configuration file, and with what it names.
+
+    Without FILE the environment and the file of OPEN_LLM_CONFIGURATION are checked. Nothing is
+    loaded or downloaded. The exit status is 2 if something is wrong.
+    """
+    from openllm.bento.checks import check as check_all
+    from openllm.bento.options import read_configuration
+    from openllm.errors import OpenLLMError
+
+    try:
+        found = read_configuration(None, {}, {} if file else os.environ, file=file)
+        missing = check_all(found).missing
+    except OpenLLMError as error:
+        _refuse(error)
+    names = ", ".join(each.name for each in found.entries)
+    click.echo(f"No mistake was found; `openllm start` would serve {names}.")
+    if missing:
+        click.echo(f"To be downloaded: {', '.join(each.text for each in missing)}.")
+
+
+@config.command("schema")
+def schema() -> None:
+    """Print the JSON schema of the configuration file, for editors."""
+    from openllm.config.schema import file_schema
+
+    click.echo(json.dumps(file_schema(), indent=2))
+
+
+@config.command("docs")
+def docs() -> None:
+    """Print every option with its flag, its variable and its meaning, as Markdown tables."""
+    from openllm.config.schema import docs_tables
+
+    click.echo(docs_tables())
+
+
+def _refuse(error: OpenLLMError) -> None:
+    from openllm.errors import ConfigurationError
+
+    click.echo(f"Error: {error.message}", err=True)
+    sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+
+
+def _document(found: Configuration) -> dict[str, Any]:
+    return {
+        "server": dict(_json_settings(found.settings)),
+        "models": {
+            each.name: {"model": each.text, "settings": dict(_json_settings(each.settings))}
+            for each in found.entries
+        },
+    }
+
+
+def _json_settings(settings: Mapping[str, Setting]) -> Iterator[tuple[str, Any]]:
+    from pydantic_core import to_jsonable_python
+
+    for name, setting in settings.items():
+        value = _MASK if _hidden(name, setting) else to_jsonable_python(setting.value)
+        yield name, {"value": value, "origin": setting.origin}
+
+
+def _print_tables(found: Configuration) -> None:
+    _print_table("server", found.settings)
+    for each in found.entries:
+        click.echo()
+        _print_table(f"model {each.name} ({each.text})", each.settings)
+
+
+def _print_table(title: str, settings: Mapping[str, Setting]) -> None:
+    rows = [(name, _shown(name, each), each.origin) for name, each in settings.items()]
+    names = max(len(row[0]) for row in rows)
+    values = min(40, max(len(row[1]) for row in rows))
+    click.echo(title)
+    for name, value, origin in rows:
+        click.echo(f"  {name:{names}}  {value:{values}}  {origin}")
+
+
+def _shown(name: str, setting: Setting) -> str:
+    if _hidden(name, setting):
+        return _MASK
+    value = setting.value
+    if value is None or value == ():
+        return "-"
+    if isinstance(value, tuple):
+        return ", ".join(map(repr, value))
+    if isinstance(value, bool):
+        return str(value).lower()
+    return repr(value) if isinstance(value, str) and not value.isprintable() else str(value)
+
+
+def _hidden(name: str, setting: Setting) -> bool:
+    from openllm.config.fields import FIELDS, is_secret
+
+    return is_secret(FIELDS[name]) and setting.value is not None and setting.value != ()

@@ -1,0 +1,91 @@
+"""`openllm doctor`: what is installed, what works here, and why not."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from openllm.cli.doctor_check import Finding, Topic
+
+LIMIT = 4.2
+"""Seconds after which what has not answered is left alone."""
+
+_COLOURS = {"ok": "green", "off": "bright_black", "warn": "yellow", "fail": "red"}
+_INDENT = " " * 8
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def doctor(as_json: bool) -> None:
+    """Say what is installed, which engines work here, and why the others do not.
+
+    Looks at packages, devices, memory, the store, the hub and the settings of the environment; it
+    changes nothing and takes at most five seconds. `off` is something that is not here and need
+    not be. The exit status is 1 if something fails, else 0. No key, token or password is shown.
+    """
+    from openllm.cli.doctor_check import examine
+
+    found = examine(_topics(), LIMIT)
+    click.echo(_json(found) if as_json else _table(found))
+    failed = any(finding.check.status == "fail" for finding in found)
+    sys.exit(1 if failed else 0)
+
+
+def _topics() -> list[Topic]:
+    from openllm.cli.doctor_check import Topic
+    from openllm.cli.doctor_engines import engine_topics
+    from openllm.cli.doctor_machine import look_at_machine
+    from openllm.cli.doctor_network import look_at_hub, look_at_port
+    from openllm.cli.doctor_packages import look_at_packages, look_at_python
+    from openllm.cli.doctor_settings import download_options, look_at_settings
+    from openllm.cli.doctor_store import look_at_store
+
+    return [
+        Topic("Python", look_at_python),
+        Topic("Packages", look_at_packages),
+        *engine_topics(),
+        Topic("Machine", look_at_machine),
+        Topic("Store", look_at_store),
+        Topic("Hub", lambda: look_at_hub(download_options())),
+        Topic("Server", look_at_port),
+        Topic("Settings", look_at_settings),
+    ]
+
+
+def _json(found: Sequence[Finding]) -> str:
+    import json
+
+    from openllm._version import __version__
+
+    checks = [{"topic": each.topic, **each.check._asdict()} for each in found]
+    ok = all(each.check.status != "fail" for each in found)
+    return json.dumps({"version": __version__, "ok": ok, "checks": checks}, ensure_ascii=False)
+
+
+def _table(found: Sequence[Finding]) -> str:
+    lines: list[str] = []
+    topic = ""
+    for each in found:
+        if each.topic != topic:
+            topic = each.topic
+            lines.append(click.style(topic, bold=True))
+        check = each.check
+        mark = click.style(f"{check.status:<4}", fg=_COLOURS[check.status])
+        lines.append(f"  {mark}  {check.name}: {check.text}")
+        if check.fix:
+            lines.append(f"{_INDENT}{check.fix}")
+    return "\n".join([*lines, _summary(found)])
+
+
+def _summary(found: Sequence[Finding]) -> str:
+    counts = {
+        status: sum(each.check.status == status for each in found) for status in ("fail", "warn")
+    }
+    if not any(counts.values()):
+        return "Nothing is wrong."
+    return f"{counts['fail']} failed, {counts['warn']} to look at."

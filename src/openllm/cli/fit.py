@@ -1,0 +1,223 @@
+"""`openllm fit`: whether a model fits the memory, before a byte of its weights is downloaded."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from openllm.cli.options import flags_of, given
+from openllm.config.download import DownloadOptions
+from openllm.config.model import LoadOptions
+
+if TYPE_CHECKING:
+    from openllm.config.effective import Entry
+    from openllm.models.facts import ModelFacts
+    from openllm.models.fit import Fit
+
+_HEADINGS = ("ENGINE", "WEIGHTS", "KV", "OVERHEAD", "NEED", "FREE", "FITS", "LARGEST CONTEXT")
+
+
+class _Row(NamedTuple):
+    """An engine that could run the model, and what it lacks here; "" if it is installed."""
+
+    fit: Fit
+    lacks: str
+
+
+def _help(field: str) -> str | None:
+    return LoadOptions.model_fields[field].description
+
+
+@click.command("fit")
+@click.argument("name", metavar="MODEL")
+@click.option(
+    "--context-length", "--context_length", metavar="INTEGER", help=_help("context_length")
+)
+@click.option(
+    "--max-concurrency",
+    "--max_concurrency",
+    metavar="INTEGER",
+    help="Sequences of full length at once [default: 8 on llamacpp, 1 elsewhere].",
+)
+@click.option("--backend", metavar="NAME", help="This engine only.")
+@click.option("--dtype", metavar="NAME", help=_help("dtype"))
+@click.option("--device", metavar="DEVICE", help="cpu counts the processor's memory only.")
+@flags_of((DownloadOptions,))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def fit(name: str, as_json: bool, **flags: Any) -> None:
+    """Say whether MODEL fits the memory that is free, and the largest context that does.
+
+    MODEL is anything that `openllm start` takes. Of a model that is not here only the headers of
+    its files are read. KV is the cache of keys and values with every sequence at full length.
+    Without --context-length it is the model's own, and engines make do with less. The exit status
+    is 0 if it fits on an engine, 1 if on none, 2 if the name or an option is wrong or the hub
+    cannot be asked.
+
+    \b
+      openllm fit ./llama.gguf --context-length 8192
+      openllm fit org/name:Q4_K_M --max-concurrency 1
+    """
+    from openllm.errors import OpenLLMError
+
+    try:
+        fits = _fit(name, given(flags), as_json)
+    except OpenLLMError as error:
+        click.echo(f"Error: {error.message}", err=True)
+        sys.exit(2)
+    sys.exit(0 if fits else 1)
+
+
+def _fit(name: str, options: dict[str, Any], as_json: bool) -> bool:
+    from openllm.bento.options import read_configuration
+    from openllm.errors import ConfigurationError
+
+    entries = read_configuration(name, options, os.environ).entries
+    if len(entries) != 1:
+        raise ConfigurationError(f"{name!r} are {len(entries)} models; give one.")
+    facts = _facts(entries[0])
+    reasons: list[str] = []
+    rows = list(_rows(facts, entries[0], reasons))
+    write = _write_json if as_json else _write_table
+    write(entries[0], facts, rows, reasons)
+    return any(row.fit.fits for row in rows)
+
+
+def _facts(entry: Entry) -> ModelFacts:
+    """Read the headers of the model, on the hub if it is not here."""
+    from openllm.errors import ConfigurationError
+    from openllm.models.facts import facts_of, facts_of_remote
+    from openllm.models.locate import expand, find_local
+    from openllm.models.ref import parse_ref
+
+    ref = parse_ref(entry.text)
+    model = find_local(ref)
+    if model is None:
+        from openllm.models.hub import inspect, wanted
+
+        meant = expand(ref)
+        remote = inspect(meant, entry.download)
+        files = remote.files if meant.kind == "url" else wanted(remote, meant.file)
+        return facts_of_remote(remote, files, entry.download)
+    facts = facts_of(model)
+    if facts is None:
+        raise ConfigurationError(
+            f"{entry.text} is of the format {model.format}, whose needs are not known."
+        )
+    return facts
+
+
+def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[_Row]:
+    """Yield the engines that could run the model; `reasons` gets why others cannot."""
+    from openllm.engines import engine_kind, missing_modules
+    from openllm.models.families import why_not
+    from openllm.models.fit import judge, use_of
+    from openllm.models.fit_memory import free_cards, free_memory
+
+    cards = free_cards()
+    load = entry.config.load
+    for engine in _engines(facts, load):
+        reason = None if load.trust_remote_code else why_not(facts.architecture, engine)
+        if reason is not None:
+            reasons.append(reason)
+            continue
+        use = use_of(facts, engine, load, cards=bool(cards))
+        # torch spreads a model over all cards; vLLM takes one unless told otherwise.
+        card = sum(cards) if engine == "torch" else max(cards, default=0)
+        free = card if use.place == "gpu" else free_memory()
+        found = judge(facts, use, free, context_asked=load.context_length is not None)
+        lacks = engine_kind(engine).install if missing_modules(engine) else ""
+        yield _Row(found, lacks)
+
+
+def _engines(facts: ModelFacts, load: LoadOptions) -> Sequence[str]:
+    from openllm.engines import engine_name, engines_for
+    from openllm.errors import ConfigurationError
+    from openllm.models.fit import ENGINES
+
+    able = [name for name in engines_for(facts.format) if name in ENGINES]
+    if load.backend is None:
+        return able
+    asked = engine_name(load.backend)
+    if asked not in able:
+        raise ConfigurationError(
+            f"The {asked} backend cannot load this model, whose format is {facts.format};"
+            f" use {' or '.join(able)}.",
+            param="backend",
+        )
+    return [asked]
+
+
+def _write_json(
+    entry: Entry, facts: ModelFacts, rows: Sequence[_Row], reasons: Sequence[str]
+) -> None:
+    report = {
+        "model": entry.name,
+        "format": facts.format,
+        "architecture": facts.architecture,
+        "context_length": facts.context_length,
+        "weight_bytes": facts.weight_bytes,
+        "engines": [_fields(row) for row in rows],
+        "reasons": list(reasons),
+    }
+    click.echo(json.dumps(report, indent=2))
+
+
+def _fields(row: _Row) -> dict[str, Any]:
+    """Return a row for programs; sizes are bytes."""
+    fit = row.fit
+    return {
+        "engine": fit.use.engine,
+        "place": fit.use.place,
+        "context_length": fit.use.context,
+        "max_concurrency": fit.use.sequences,
+        "weights": fit.need.weights,
+        "kv_cache": fit.need.cache,
+        "overhead": fit.need.overhead,
+        "need": fit.need.total,
+        "free": fit.free,
+        "fits": fit.fits,
+        "fits_whole_context": fit.whole,
+        "largest_context": fit.largest,
+        "install": row.lacks,
+    }
+
+
+def _write_table(
+    entry: Entry, facts: ModelFacts, rows: Sequence[_Row], reasons: Sequence[str]
+) -> None:
+    from openllm.cli.store_table import aligned
+
+    limit = facts.context_length or "no limit"
+    click.echo(f"{entry.name}: {facts.architecture}, context {limit}")
+    if rows:
+        click.echo(aligned([_HEADINGS, *(_cells(row.fit) for row in rows)]))
+    for line in (*_notes(facts, rows), *reasons):
+        click.echo(line)
+
+
+def _cells(fit: Fit) -> tuple[str, ...]:
+    from openllm.cli.store_table import size_text
+
+    need = fit.need
+    sizes = (need.weights, need.cache, need.overhead, need.total, fit.free)
+    verdict = "yes" if fit.whole else "with less context" if fit.fits else "no"
+    return (fit.use.engine, *map(size_text, sizes), verdict, str(fit.largest))
+
+
+def _notes(facts: ModelFacts, rows: Sequence[_Row]) -> Iterator[str]:
+    for fit, lacks in rows:
+        engine = fit.use.engine
+        yield f"{engine}: {fit.use.sequences} x {fit.use.context} tokens" + (
+            " on the card" if fit.use.place == "gpu" else ""
+        )
+        if fit.mapped:
+            yield f"{engine}: it would start, and read weights from the disk again and again"
+        if lacks:
+            yield f"{engine}: not installed here; run: pip install '{lacks}'"
+    if rows and not facts.shape.caches and not facts.shape.state:
+        yield "The files do not say how large its KV cache is, so that is not counted."

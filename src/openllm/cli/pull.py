@@ -1,0 +1,132 @@
+"""`openllm pull`: downloads models into the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from openllm.cli import INTERRUPTED
+from openllm.cli.options import flags_of, given
+from openllm.config.download import DownloadOptions
+from openllm.config.model import LoadOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from openllm.config.effective import Entry
+    from openllm.errors import OpenLLMError
+    from openllm.models.pull import Progress
+    from openllm.types import LocalModel
+
+_INTERRUPTED = "Interrupted: what has been downloaded is kept; the same command goes on from there."
+
+
+@click.command("pull")
+@click.argument("names", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--backend", metavar="NAME", help=LoadOptions.model_fields["backend"].description)
+@flags_of((DownloadOptions,))
+@click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line on stdout.")
+def pull(names: tuple[str, ...], backend: str | None, as_json: bool, **flags: Any) -> None:
+    """Download models into the store, and print their tags.
+
+    MODEL is a family (`flan-t5`, `llama:7b`), a hub id (`org/name`, `org/name@revision`,
+    `org/name:file.gguf`, `org/name:Q4_K_M`) or the URL of a GGUF file. All are looked up before
+    the first is downloaded; what is in the store already is not asked for. What an interrupted
+    download has left is used by the next. The exit status is 0 when all are in the store, 2 if a
+    name or a setting is wrong, else 1.
+
+    \b
+      openllm pull org/name
+      openllm pull flan-t5 org/other:Q4_K_M --download-rate 10000000
+    """
+    from openllm.errors import ConfigurationError, ModelNotFoundError, OpenLLMError
+
+    options = given({"backend": backend, **flags})
+    try:
+        if as_json:
+            _pull_all(names, options, _json_progress(), _write_event)
+        else:
+            _pull_shown(names, options)
+    except OpenLLMError as error:
+        _explain(error, as_json)
+        sys.exit(2 if isinstance(error, (ConfigurationError, ModelNotFoundError)) else 1)
+    except KeyboardInterrupt:
+        click.echo(_INTERRUPTED, err=True)
+        sys.exit(INTERRUPTED)
+
+
+def _pull_shown(names: Sequence[str], options: dict[str, Any]) -> None:
+    from openllm.cli.progress import DownloadDisplay
+
+    with DownloadDisplay() as display:
+        _pull_all(names, options, display, _write_tag)
+
+
+def _pull_all(
+    names: Sequence[str],
+    options: dict[str, Any],
+    on_progress: Callable[[Progress], None],
+    on_stored: Callable[[str, LocalModel], None],
+) -> None:
+    from openllm.bento.checks import fetch
+    from openllm.bento.options import read_configuration
+
+    configuration = read_configuration(",".join(names), options, os.environ)
+    _look_up(configuration.entries)
+    for entry in configuration.entries:
+        (model,) = fetch(configuration._replace(entries=(entry,)), on_progress)
+        on_stored(entry.text, model)
+
+
+def _look_up(entries: Sequence[Entry]) -> None:
+    """Ask for each model that is not here, so that a wrong name costs no download of another."""
+    from openllm.models.locate import expand, find_local
+    from openllm.models.ref import parse_ref
+
+    refs = [(parse_ref(entry.text), entry.download) for entry in entries]
+    missing = [(ref, options) for ref, options in refs if find_local(ref) is None]
+    if len(missing) > 1:  # The download of a single one begins with this.
+        from openllm.models.hub import inspect
+
+        for ref, options in missing:
+            inspect(expand(ref), options)
+
+
+def _write_tag(_: str, model: LocalModel) -> None:
+    """Print the tag; what is in no store, as the bundled model, is on this machine all the same."""
+    click.echo(model.tag or model.path)
+
+
+def _write_event(asked: str, model: LocalModel) -> None:
+    from openllm.server.pull_events import stored_event
+
+    _write_line({**stored_event(asked, model), "path": model.path})
+
+
+def _json_progress() -> Callable[[Progress], None]:
+    from openllm.server.pull_events import Pace, progress_event
+
+    pace = Pace()
+
+    def write(progress: Progress) -> None:
+        if pace.admits(progress):
+            _write_line(progress_event(progress))
+
+    return write
+
+
+def _write_line(event: dict[str, Any]) -> None:
+    # One write a line: downloads report from several threads.
+    sys.stdout.write(json.dumps(event) + "\n")
+    sys.stdout.flush()
+
+
+def _explain(error: OpenLLMError, as_json: bool) -> None:
+    if as_json:
+        fields = {"message": error.message, "param": error.param, "code": error.code}
+        _write_line({"error": fields})
+    click.echo(f"Error: {error.message}", err=True)

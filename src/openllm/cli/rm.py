@@ -1,0 +1,52 @@
+"""`openllm rm`: remove models from the store."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from openllm.models.store import StoredModel
+
+
+@click.command("rm")
+@click.argument("tags", nargs=-1, required=True, metavar="TAG...")
+@click.option("-y", "--yes", is_flag=True, help="Remove without asking, on a terminal too.")
+def rm(tags: tuple[str, ...], yes: bool) -> None:
+    """Remove models from the store, and free their space.
+
+    TAG is NAME:VERSION as `openllm list` writes it; NAME suffices where it has one version. Every
+    TAG is checked before the first model is removed. What a running server uses stays.
+
+    \b
+      openllm rm llamacpp-qwen--qwen3-0.6b-gguf--qwen3-0.6b-q8_0
+      openllm rm --yes $(openllm list --json | jq -r '.[].tag')
+    """
+    from openllm.cli.store_table import find_each, one_line_errors, size_text
+    from openllm.models.store import remove_unused
+
+    with one_line_errors():
+        models = find_each(tags, exactly=True)
+        if not yes and sys.stdin.isatty() and not _agreed(models):
+            click.echo("Nothing was removed.", err=True)
+            sys.exit(1)
+        in_use = [model for model in models if not remove_unused(model)]
+        for model in models:
+            if model not in in_use:
+                click.echo(f"Removed {model.tag}, {size_text(model.size)}")
+    for model in in_use:
+        click.echo(f"Error: {model.tag} is in use; stop the server that serves it.", err=True)
+    sys.exit(1 if in_use else 0)
+
+
+def _agreed(models: Sequence[StoredModel]) -> bool:
+    from openllm.cli.store_table import size_text
+
+    for model in models:
+        click.echo(f"{model.tag}, {size_text(model.size)}", err=True)
+    count = "this model" if len(models) == 1 else f"these {len(models)} models"
+    return click.confirm(f"Remove {count}?", err=True)

@@ -1,0 +1,58 @@
+"""`openllm show`: one stored model, where it is from and which files it has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from openllm.models.store import StoredModel
+
+
+@click.command("show")
+@click.argument("tag", metavar="TAG")
+@click.option("--json", "json", is_flag=True, help="Write JSON; sizes are bytes.")
+def show(tag: str, json: bool) -> None:
+    """Show a model of the store with its files and their hashes.
+
+    TAG is NAME:VERSION as `openllm list` writes it; NAME alone is its newest version.
+    """
+    from openllm.cli.store_table import aligned, as_json, facts, find_each, one_line_errors
+
+    with one_line_errors():
+        (model,) = find_each([tag])
+    if json:
+        files = [
+            {"name": file.name, "size": file.size, "sha256": file.sha256 or None}
+            for file in model.files
+        ]
+        click.echo(as_json({**facts(model), "files": files}))
+        return
+    click.echo(aligned(_facts(model)))
+    click.echo(f"\n{aligned(_files(model))}")
+
+
+def _facts(model: StoredModel) -> Iterator[tuple[str, str]]:
+    from openllm.cli.store_table import age_text, size_text
+
+    yield "tag", model.tag
+    yield "format", model.format
+    yield "size", f"{size_text(model.size)} ({model.size} bytes)"
+    yield "source", model.source or "unknown: BentoML stored it"
+    if model.revision:
+        yield "revision", " ".join((model.revision, *(f"({ref})" for ref in model.refs)))
+    if model.file:
+        yield "file", model.file
+    yield "path", model.path
+    yield "stored", f"{model.created:%Y-%m-%d %H:%M:%S} UTC, {age_text(model.created)}"
+    yield "used", f"{model.used:%Y-%m-%d %H:%M:%S} UTC, {age_text(model.used)}"
+
+
+def _files(model: StoredModel) -> Iterator[tuple[str, str, str]]:
+    from openllm.cli.store_table import size_text
+
+    yield "FILE", "SIZE", "SHA256"
+    for file in model.files:
+        yield file.name, size_text(file.size), file.sha256 or "-"

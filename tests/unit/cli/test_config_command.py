@@ -1,0 +1,158 @@
+"""`openllm config`: show, check, schema, docs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from click.testing import CliRunner, Result
+
+from openllm.cli import main
+from openllm.config.fields import FIELDS, MODEL_FIELDS, flag, variable
+
+PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
+
+FILE = """\
+port: 81
+api_key: [SECRET1]
+models:
+  coder: {model: demo, temperature: 0.25}
+  demo:
+"""
+
+
+def config(*arguments: str, **environment: str) -> Result:
+    return CliRunner(env=environment).invoke(main, ["config", *arguments])
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.yaml").write_text(FILE)
+    return "a.yaml"
+
+
+def rows(text: str) -> list[list[str]]:
+    return [line.split(None, 2) for line in text.splitlines()]
+
+
+def test_show_has_every_value_with_its_origin(file: str) -> None:
+    done = config("show", file, "--opt", "demo.top-k=3", OPEN_LLM_SEED="7")
+    assert done.exit_code == 0
+    server, coder, demo = done.stdout.split("\n\n")
+    assert ["port", "81", "a.yaml, line 1: port"] in rows(server)
+    assert ["host", "127.0.0.1", "default"] in rows(server)
+    assert coder.startswith("model coder (coder=demo)\n")
+    assert ["temperature", "0.25", "a.yaml, line 4: models.coder.temperature"] in rows(coder)
+    assert ["top_k", "3", "--opt demo.top_k"] in rows(demo)
+    assert ["seed", "7", "OPEN_LLM_SEED"] in rows(demo)
+    assert len(rows(demo)) == 1 + len(MODEL_FIELDS)
+    assert len(rows(server)) == 1 + len(FIELDS) - len(MODEL_FIELDS)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_secrets_are_masked(file: str, form: list[str]) -> None:
+    secrets = {"OPEN_LLM_HUB_TOKEN": "SECRET2", "OPEN_LLM_DOWNLOAD_HEADER": "Cookie: SECRET3"}
+    done = config("show", file, *form, **secrets)
+    assert done.exit_code == 0
+    assert "SECRET" not in done.output
+    assert done.stdout.count("********") == 5  # The key, and of each model the token and header.
+
+
+def test_show_as_json(file: str) -> None:
+    found = json.loads(config("show", "coder", "--config", file, "--json").stdout)
+    assert found["server"]["port"] == {"value": 81, "origin": "a.yaml, line 1: port"}
+    assert list(found["models"]) == ["coder"]
+    assert found["models"]["coder"]["model"] == "coder=demo"
+    assert found["models"]["coder"]["settings"]["dtype"] == {"value": "auto", "origin": "default"}
+
+
+def test_show_refuses_what_start_refuses() -> None:
+    done = config("show", "dmeo", "--opt", "prot=1")
+    assert done.exit_code == 2
+    assert done.stderr.startswith("Error: 2 settings are wrong:\n- ")
+
+
+def test_check_finds_nothing(file: str) -> None:
+    done = config("check", file, OPEN_LLM_PROT="1")
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert "would serve coder, demo." in done.stdout
+
+
+def test_check_says_what_would_be_downloaded(tmp_path: Path) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text("models: [org/never-downloaded]")
+    done = config("check", str(path), BENTOML_HOME=str(tmp_path / "bentoml"))
+    assert done.exit_code == 0
+    assert "To be downloaded: org/never-downloaded." in done.stdout
+
+
+@pytest.mark.reliability("F-15")
+def test_check_tells_all_mistakes_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.yaml").write_text("port: x\nprot: 1\nseed: y\n")
+    done = config("check", "a.yaml")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert [line.partition(" line ")[2][:2] for line in done.stderr.splitlines()[1:]] == [
+        "1:", "2:", "3:",
+    ]  # fmt: skip
+
+
+@pytest.mark.reliability("F-15")
+def test_check_looks_at_files_engines_and_certificates(tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.gguf"
+    wrong.write_bytes(b"GGUF")
+    (tmp_path / "cert.pem").write_text("none")
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        f"ssl_certfile: {tmp_path}/cert.pem\nallowed_host: a/b\n"
+        f"models:\n  one: {wrong}\n  two: {{model: demo, backend: torch}}\n"
+    )
+    done = config("check", str(path))
+    assert done.exit_code == 2
+    assert len(done.stderr.splitlines()) == 5
+    for said in ("wrong.gguf", "holds no certificate", "allowed_host", "torch backend cannot load"):
+        assert said in done.stderr
+
+
+def test_check_without_a_file_reads_the_environment(file: str) -> None:
+    assert config("check", OPEN_LLM_PORT="80", OPEN_LLM_CONFIGURATION=file).exit_code == 0
+    done = config("check", OPEN_LLM_PROT="80", OPEN_LLM_CONFIGURATION=file)
+    assert done.exit_code == 2
+    assert "OPEN_LLM_PORT" in done.stderr
+
+
+def is_valid(schema: Any, document: Any) -> bool:
+    return bool(jsonschema.Draft202012Validator(schema).is_valid(document))
+
+
+@pytest.mark.parametrize(
+    ("document", "valid"),
+    [
+        ({}, True),
+        ({"port": 80, "stop_sequence": "a", "models": {"demo": None, "a": "demo"}}, True),
+        ({"models": {"a": {"model": "demo", "top_k": 3, "stop_sequence": ["a", "b"]}}}, True),
+        ({"models": ["demo"], "dtype": "float16", "device": "cpu", "top_k": None}, True),
+        ({"prot": 80}, False),
+        ({"port": "x"}, False),
+        ({"models": {"a": {"port": 80}}}, False),
+        ({"models": 5}, False),
+    ],
+)
+def test_the_schema_is_that_of_the_file(document: Any, valid: bool, tmp_path: Path) -> None:
+    schema = json.loads(config("schema").stdout)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert is_valid(schema, document) is valid
+    path = tmp_path / "a.json"
+    path.write_text(json.dumps(document))
+    assert (config("show", str(path)).exit_code == 0) is valid
+
+
+def test_the_page_has_the_tables_of_the_command() -> None:
+    tables = config("docs").stdout
+    assert tables.strip() in PAGE
+    for name in FIELDS:
+        assert f"| `{name}` | `{flag(name)}` | `{variable(name)}` |" in tables

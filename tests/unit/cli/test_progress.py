@@ -1,0 +1,180 @@
+"""Progress on standard error: bars on a terminal, few lines elsewhere."""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from typing import NamedTuple
+
+import pytest
+
+from openllm.cli import progress as module
+from openllm.cli.progress import DownloadDisplay, written_size, written_time
+
+GIB = 1 << 30
+
+
+class Step(NamedTuple):
+    """Stands for `openllm.models.pull.Progress`."""
+
+    phase: str
+    source: str = "org/name"
+    file: str = ""
+    done: int = 0
+    total: int = 0
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def ends(threads: int) -> bool:
+    """Whether no more than `threads` go on; rich does not wait for the one that draws."""
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return threading.active_count() <= threads
+
+
+def lines(*steps: Step) -> list[str]:
+    stream = io.StringIO()
+    with DownloadDisplay(stream) as display:
+        for step in steps:
+            display(step)  # type: ignore[arg-type]
+    return stream.getvalue().splitlines()
+
+
+def test_a_log_gets_a_line_for_each_tenth() -> None:
+    steps = [Step("downloading", file="a.gguf", done=part * GIB // 500, total=GIB)
+             for part in range(501)]  # fmt: skip
+    written = lines(
+        Step("listing"),
+        *steps,
+        Step("verifying", done=GIB, total=GIB),
+        Step("done", done=GIB, total=GIB),
+    )
+    assert written[0] == "org/name, asking what there is"
+    shares = [line for line in written if "% of 1.00 GiB" in line]
+    assert 10 <= len(shares) <= 13
+    assert any("B/s" in line and "left" in line for line in shares)
+    assert "checking" in written[-2]
+    assert written[-1].startswith("org/name: 1.00 GiB, 0 s")
+
+
+def test_a_small_model_has_only_its_end() -> None:
+    steps = [Step("downloading", file=f"{each}.json", done=each, total=1000) for each in range(50)]
+    assert lines(*steps, Step("done", done=1000, total=1000)) == ["org/name: 1000 B, 0 s"]
+
+
+def test_what_is_slow_has_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    display = DownloadDisplay(stream)
+    for second in range(41):
+        now[0] = float(second)
+        display(Step("downloading", file="a", done=second, total=100))  # type: ignore[arg-type]
+    assert stream.getvalue().splitlines() == [
+        "org/name, a: 10 % of 100 B, 1 B/s, 1 min 30 s left",
+        "org/name, a: 20 % of 100 B, 1 B/s, 1 min 20 s left",
+        "org/name, a: 30 % of 100 B, 1 B/s, 1 min 10 s left",
+        "org/name, a: 40 % of 100 B, 1 B/s, 1 min 0 s left",
+    ]
+
+
+def test_bytes_of_a_former_run_do_not_count_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(module, "monotonic", lambda: now[0])
+    stream = io.StringIO()
+    display = DownloadDisplay(stream)
+    for second in (0.0, 10.0):
+        now[0] = second
+        done = GIB // 2 + int(second) * 1024
+        display(Step("downloading", file="a", done=done, total=GIB))  # type: ignore[arg-type]
+    assert "1 KiB/s" in stream.getvalue().splitlines()[-1]
+
+
+def test_a_terminal_shows_bars_and_is_left_alone_when_all_is_done(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    screen = Screen()
+    before = threading.active_count()
+    display = DownloadDisplay(screen)
+    display(Step("listing"))  # type: ignore[arg-type]
+    for name in ("a.gguf", "b.gguf"):
+        display(Step("downloading", file=name, done=0, total=GIB))  # type: ignore[arg-type]
+        display(Step("downloading", file=name, done=GIB // 2, total=GIB))  # type: ignore[arg-type]
+        time.sleep(0.5)  # More than the time between two drawings.
+    assert threading.active_count() > before
+    display(Step("done", done=GIB, total=GIB))  # type: ignore[arg-type]
+    # Nothing draws any more, so a server may go on with this terminal.
+    assert ends(before)
+    shown = screen.getvalue()
+    assert "org/name, a.gguf" in shown
+    assert "org/name: 1.00 GiB, " in shown
+    assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h")  # The cursor is back.
+
+
+def test_an_error_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    screen = Screen()
+    before = threading.active_count()
+
+    def interrupted() -> None:
+        with DownloadDisplay(screen) as display:
+            display(Step("downloading", file="a", done=1, total=GIB))  # type: ignore[arg-type]
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert ends(before)
+    assert screen.getvalue().count("\x1b[?25l") == screen.getvalue().count("\x1b[?25h") == 1
+
+
+@pytest.mark.reliability("S-28")
+def test_hostile_names_do_not_move_the_cursor() -> None:
+    steps = [
+        Step("downloading", "org/\x1b[2Jname", "a\r\x1b]0;x\x07[red].gguf", part * GIB, 4 * GIB)
+        for part in range(4)
+    ]
+    for stream in (io.StringIO(), Screen()):
+        with DownloadDisplay(stream) as display:
+            for step in steps:
+                display(step)  # type: ignore[arg-type]
+        assert "\x1b[2J" not in stream.getvalue()
+        assert "\x1b]0" not in stream.getvalue()
+
+
+def test_several_threads_may_report_at_once() -> None:
+    stream = io.StringIO()
+    display = DownloadDisplay(stream)
+
+    def report(name: str) -> None:
+        for done in range(500):
+            display(Step("downloading", file=name, done=done, total=500))  # type: ignore[arg-type]
+
+    threads = [threading.Thread(target=report, args=(str(each),)) for each in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    display(Step("done", done=500, total=500))  # type: ignore[arg-type]
+    assert stream.getvalue() == "org/name: 500 B, 0 s\n"
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1 << 20, "1 MiB"), (1536, "1.5 KiB"), (5 * GIB, "5.00 GiB")],
+)
+def test_sizes_are_written_for_people(size: int, text: str) -> None:
+    assert written_size(size) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (61, "1 min 1 s"), (7260, "2 h 1 min")]
+)
+def test_times_are_written_for_people(seconds: float, text: str) -> None:
+    assert written_time(seconds) == text
