@@ -17,6 +17,7 @@ import psutil
 from rich.console import Console
 
 from benchmarks import (
+    download,
     fastchat,
     llama_server,
     overhead,
@@ -31,7 +32,7 @@ from benchmarks.results import Result, print_result, write_result
 BUSY_PERCENT = 10.0
 RESULTS = Path(__file__).parent / "results"
 GROUPS = {
-    "all": ("startup", "overhead", "llama_server"),
+    "all": ("startup", "overhead", "llama_server", "download"),
     "engines": ("torch_generate", "transformers_serve", "fastchat", "vllm_serve"),
 }
 
@@ -41,6 +42,7 @@ def _benchmarks(rounds: int, threads: int) -> dict[str, Callable[[], Result]]:
         "startup": startup.run,
         "overhead": overhead.run,
         "llama_server": lambda: llama_server.run(rounds, threads),
+        "download": lambda: download.run(rounds),
         "torch_generate": lambda: torch_generate.run(rounds, threads),
         "transformers_serve": lambda: transformers_serve.run(rounds, threads),
         "fastchat": lambda: fastchat.run(min(rounds, 3), threads),

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from openllm.errors import EngineCrashedError, EngineError, EngineStartError
-from openllm.models.ref import resolve
+from openllm.models.locate import find_local
+from openllm.models.ref import parse_ref
 from openllm.runner.client import Runner
 from openllm.runner.process import RunnerProcess
 from openllm.types import CompletionChunk, GenerateRequest, LocalModel
@@ -172,7 +173,9 @@ async def test_an_answer_to_a_call_that_was_given_up_harms_nothing(scripted: Scr
 
 @pytest.mark.reliability("F-01")
 async def test_a_cancelled_embedding_stops_the_work() -> None:
-    async with started(resolve("demo")) as runner:
+    demo = find_local(parse_ref("demo"))
+    assert demo is not None
+    async with started(demo) as runner:
         texts = ["many words about nothing in particular " * 20] * 3000
         call = asyncio.create_task(runner.embed(texts))
         await asyncio.sleep(0.3)

@@ -1,0 +1,124 @@
+"""What hashing costs a download, what a kill costs, and what many pullers at once cost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from unittest import mock
+
+from benchmarks.results import Goal, Result
+from openllm.config.download import DownloadOptions
+from openllm.models import transfer
+from openllm.models.hub import RemoteFile, inspect, wanted
+from openllm.models.ref import parse_ref
+from openllm.models.transfer_http import Session
+from openllm.models.transfer_retry import Pace
+from tests.hub_apart import served_apart
+from tests.hub_puller import end, environment, start
+from tests.hub_server import HubServer
+
+MB = 1 << 20
+LARGE = 256 * MB
+"""Bytes of the file whose hashing is timed."""
+SMALL = 64 * MB
+PULLERS = 8
+REPO = "org/model"
+
+
+def run(rounds: int = 5) -> Result:
+    """Time downloads with and without hashing in turn; then kill one, and start eight at once."""
+    with_hash, without = _timed(rounds)
+    share = 1.0 - median(without) / median(with_hash)
+    refetched = [_refetched(part) for part in (0.25, 0.5, 0.99)]
+    copies = _copies()
+    return Result(
+        benchmark="download",
+        goals=[
+            Goal("hashing, share of a loopback download's time", 100.0 * share, 15.0, "%"),
+            Goal("bytes fetched again after SIGKILL, worst", max(refetched) / MB, 16.0, "MB"),
+            Goal(f"bytes for {PULLERS} pullers, of one copy", copies, 1.05, "x"),
+        ],
+        figures={
+            "hashed_mb_per_s": LARGE / median(with_hash) / 1e6,
+            "unhashed_mb_per_s": LARGE / median(without) / 1e6,
+            "hash_share_percent": 100.0 * share,
+            "refetched_bytes": max(refetched),
+            "copies": copies,
+        },
+        data={"hashed_s": with_hash, "unhashed_s": without, "refetched_bytes": refetched},
+    )
+
+
+class _NoHasher:
+    """Stands for `transfer._Hasher`: believes whatever comes."""
+
+    def __init__(self, remote: RemoteFile) -> None:
+        self.sha256, self.blob = remote.sha256, remote.blob
+
+    def add(self, piece: bytes) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def _timed(rounds: int) -> tuple[list[float], list[float]]:
+    """Return the seconds of downloads with hashing and without; the first of each is dropped."""
+    with_hash, without = [], []
+    # In a process of its own: the server's work would count as the download's otherwise.
+    with served_apart(REPO, LARGE) as url:
+        options = DownloadOptions(hub_endpoint=url)
+        (remote,) = wanted(inspect(parse_ref(REPO), options))
+        for _ in range(rounds + 1):
+            with_hash.append(_fetch(remote, options))
+            with mock.patch.object(transfer, "_Hasher", _NoHasher):
+                without.append(_fetch(remote, options))
+    return with_hash[1:], without[1:]
+
+
+def _fetch(remote: RemoteFile, options: DownloadOptions) -> float:
+    watch = transfer.Watch(Pace(None), threading.Event(), lambda *_: None)
+    with tempfile.TemporaryDirectory() as folder, Session(options, options.endpoint) as session:
+        begin = time.perf_counter()
+        transfer.fetch_file(session, remote, Path(folder), watch)
+        return time.perf_counter() - begin
+
+
+@contextmanager
+def _small_hub() -> Iterator[tuple[HubServer, Path]]:
+    with tempfile.TemporaryDirectory() as home, HubServer() as hub:
+        hub.add_repo(REPO, {"config.json": b"{}", "model.safetensors": os.urandom(SMALL)})
+        yield hub, Path(home)
+
+
+def _refetched(part: float) -> int:
+    """Return the bytes sent twice when a puller is killed after this part of the file."""
+    with _small_hub() as (hub, home):
+        environ = environment(home, hub.url)
+        hub.faults.rate = 100 * MB
+        process = start(REPO, environ)
+        while hub.body_bytes < part * SMALL and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        end(process)
+        hub.faults.clear()
+        _check(end(start(REPO, environ)).status)
+        return max(hub.body_bytes - SMALL, 0)
+
+
+def _copies() -> float:
+    with _small_hub() as (hub, home):
+        processes = [start(REPO, environment(home, hub.url)) for _ in range(PULLERS)]
+        for process in processes:
+            _check(end(process, 120.0).status)
+        return hub.body_bytes / SMALL
+
+
+def _check(status: int) -> None:
+    if status:
+        raise RuntimeError("a puller failed; run tests/unit/models/test_pull_processes.py")

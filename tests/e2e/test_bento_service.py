@@ -1,0 +1,259 @@
+"""BentoML's older services with our runners, as BentoML's own command serves them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+
+import openllm
+from openllm.models.families import find
+from tests.e2e.test_bentoml_serve import free_port, until_ready
+from tests.hub_server import HubServer
+
+DEMO = Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf"
+TEXT = {"content-type": "text/plain"}
+
+HOUSE = """
+from bentoml.io import JSON, Text
+from bentoml.legacy import Runnable, Runner, Service
+
+from open_llm_server.bloom import get_runner as get_bloom_runner
+from open_llm_server.llama import get_runner as get_llama_runner
+
+
+class Shout(Runnable):
+    SUPPORTED_RESOURCES = ("cpu",)
+    SUPPORTS_CPU_MULTI_THREADING = True
+
+    @Runnable.method(batchable=False)
+    def shout(self, text):
+        return text.upper()
+
+
+llama = get_llama_runner(top_k=3, top_p=0.15, max_tokens=8)
+bloom = get_bloom_runner(freq_penalty=0.123, max_tokens=8, embedded=True)
+other = Runner(Shout, name="shout")
+svc = Service("house", runners=[llama, bloom, other])
+
+
+@svc.api(input=JSON(), output=JSON())
+async def chat(body):
+    return await llama.chat.async_run(body)
+
+
+@svc.api(input=JSON(), output=JSON())
+async def complete(body):
+    return await bloom.complete.async_run(body)
+
+
+@svc.api(input=JSON(), output=JSON())
+async def embed(body):
+    return await llama.embed.async_run(body)
+
+
+@svc.api(input=Text(), output=Text())
+async def stream(text):
+    async for piece in llama.chat_stream.async_stream(text, temperature=0):
+        yield piece
+
+
+@svc.api(input=Text(), output=Text())
+async def refused(text):
+    try:
+        async for piece in llama.chat_stream.async_stream(text, temperature=9):
+            yield piece
+    except ValueError as error:
+        yield f"{type(error).__name__}: {error}"
+
+
+@svc.api(input=Text(), output=JSON())
+async def outputs(text):
+    stream = llama.generate_iterator.async_stream(text, temperature=0.0)
+    return [output.model_dump() async for output in stream]
+
+
+@svc.api(input=Text(), output=Text())
+async def shout(text):
+    return await other.shout.async_run(text)
+"""
+
+TWO_SPEEDS = """
+import os
+
+from bentoml.io import JSON, Text
+from bentoml.legacy import Service
+
+from open_llm_server import LLMRunnable, get_runner
+
+
+class WithThreads(LLMRunnable, model_name="targeted"):
+    @LLMRunnable.method(batchable=False)
+    def threads(self):
+        return [os.environ["OMP_NUM_THREADS"], self._llm.config.load.threads]
+
+
+class WithCount(LLMRunnable, model_name="plain"):
+    @LLMRunnable.method(batchable=False)
+    def running(self):
+        return self._llm.model.running
+
+
+targeted, plain = get_runner("targeted=./slow.script.json"), get_runner("plain=./slow.script.json")
+svc = Service("speeds", runners=[targeted, plain])
+
+
+@svc.api(input=Text(), output=JSON())
+async def first(text):
+    return await targeted.chat.async_run(text)
+
+
+@svc.api(input=Text(), output=JSON())
+async def second(text):
+    return await plain.chat.async_run(text)
+
+
+@svc.api(input=Text(), output=Text())
+async def slowly(text):
+    async for piece in plain.chat_stream.async_stream(text):
+        yield piece
+
+
+@svc.api(input=Text(), output=JSON())
+async def running(text):
+    return await plain.running.async_run()
+
+
+@svc.api(input=Text(), output=Text())
+async def dies(text):
+    try:
+        async for piece in plain.chat_stream.async_stream("die"):
+            yield piece
+    except Exception as error:
+        yield f"{type(error).__name__}: {error}"
+
+
+@svc.api(input=Text(), output=JSON())
+async def threads(text):
+    return await targeted.threads.async_run()
+"""
+
+
+@contextmanager
+def serving(folder: Path, **environment: str) -> Iterator[str]:
+    """Serve `svc` of service.py in `folder`; yields the URL."""
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", "service:svc", "--host", "127.0.0.1"]
+    with subprocess.Popen(
+        [*command, "--port", str(port)],
+        env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
+        cwd=folder,
+        start_new_session=True,
+    ) as process:
+        try:
+            until_ready(f"http://127.0.0.1:{port}", 120)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def running(url: str) -> int:
+    return int(httpx2.post(f"{url}/running", content="x", headers=TEXT).text)
+
+
+@pytest.mark.spec("S0-49", "S0-50", "S0-51", "S0-54", "S0-55")
+def test_two_families_and_a_users_own_runner(tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(HOUSE)
+    with HubServer() as hub:
+        for family in ("llama", "bloom"):
+            row = find(family)
+            assert row is not None
+            hub.add_repo(row.model_id, {DEMO.name: DEMO.read_bytes()})
+        home = str(tmp_path / "home")
+        with serving(tmp_path, HF_ENDPOINT=hub.url, BENTOML_HOME=home) as url:
+            assert hub.body_bytes <= 2 * 1.05 * DEMO.stat().st_size
+            body = {"prompt": "Hello", "temperature": 0}
+            chat = httpx2.post(f"{url}/chat", json=body, timeout=60).json()
+            assert chat["message"]
+            assert chat["configuration"].items() >= {
+                "model": "llama", "prompt": "Hello", "temperature": 0.0, "top_k": 3,
+                "top_p": 0.15, "stop_sequence": None,
+            }.items()  # fmt: skip
+            complete = httpx2.post(f"{url}/complete", json="Once upon", timeout=60).json()
+            assert len(complete["choices"]) == 1
+            assert complete["configuration"]["frequency_penalty"] == 0.123
+            vectors = httpx2.post(f"{url}/embed", json=["a cat", "soup"], timeout=60).json()
+            assert len(vectors) == 2
+            assert len(vectors[0]) == len(vectors[1]) > 1
+            with httpx2.stream("POST", f"{url}/stream", content="Hello", headers=TEXT) as streamed:
+                assert "".join(streamed.iter_text()) == chat["message"]
+            outputs = httpx2.post(f"{url}/outputs", content="Once", headers=TEXT).json()
+            assert [each["finished"] for each in outputs] == [False] * (len(outputs) - 1) + [True]
+            assert len(outputs) > 2
+            assert httpx2.post(f"{url}/shout", content="quiet", headers=TEXT).text == "QUIET"
+            wrong = httpx2.post(f"{url}/chat", json=body | {"temperature": 2})
+            assert (wrong.status_code, "temperature must be at most 1" in wrong.text) == (400, True)
+            told = httpx2.post(f"{url}/refused", content="Hello", headers=TEXT).text
+            assert told == "BadRequestError: temperature must be at most 1, got 9"
+
+
+@pytest.mark.spec("S0-10", "S1-36")
+def test_a_configuration_file_targets_one_model(tmp_path: Path) -> None:
+    (tmp_path / "service.py").write_text(TWO_SPEEDS)
+    crash = {"match": "^die$", "reply": "one two", "faults": [{"kind": "crash", "after_tokens": 1}]}
+    slow = {"tokens_per_second": 20, "default": {"reply": "word ", "repeat": 60}, "rules": [crash]}
+    (tmp_path / "slow.script.json").write_text(json.dumps(slow))
+    file = tmp_path / "bentoml.yaml"
+    file.write_text(
+        "version: 1\nrunners:\n  targeted: {resources: {cpu: 1}, traffic: {timeout: 1}}\n"
+    )
+    with serving(tmp_path, BENTOML_CONFIGURATION=str(file)) as url:
+        first = httpx2.post(f"{url}/first", content="x", headers=TEXT, timeout=60)
+        assert first.status_code >= 500
+        second = httpx2.post(f"{url}/second", content="x", headers=TEXT, timeout=60)
+        assert second.json()["message"] == "word " * 60
+        threads = httpx2.post(f"{url}/threads", content="x", headers=TEXT, timeout=60)
+        assert threads.json() == ["1", 1]
+        with httpx2.stream("POST", f"{url}/slowly", content="x", headers=TEXT) as streamed:
+            next(streamed.iter_text())
+            assert running(url) == 1
+        deadline = time.monotonic() + 2  # The reply takes 3 s.
+        while running(url) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert running(url) == 0
+        dies = httpx2.post(f"{url}/dies", content="x", headers=TEXT, timeout=60).text
+        assert "EngineCrashedError: the process of runner 'plain' ended a stream early" in dies
+
+
+@pytest.mark.spec("S0-53")
+def test_start_serves_from_python(tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import open_llm_server as olm\n"
+        "if __name__ == '__main__':\n"
+        "    olm.start(model='mine=demo', port=0, max_tokens=3, temperature=0, top_k=5)\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            ready = json.loads(process.stdout.readline())
+            assert ready["models"] == ["mine"]
+            reply = httpx2.post(f"{ready['ready']}/chat", json={"prompt": "Hi"}, timeout=60).json()
+            assert reply["configuration"].items() >= {
+                "model": "mine", "max_tokens": 3, "temperature": 0.0, "top_k": 5,
+            }.items()  # fmt: skip
+        finally:
+            process.terminate()
+        assert process.wait(30) == 0

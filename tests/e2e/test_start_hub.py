@@ -1,0 +1,40 @@
+"""`openllm start` of a hub's model: fetched by the first start, and no call of the second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import openllm
+from tests.e2e.server_process import run, serving
+from tests.hub_server import HubServer
+
+GGUF = (Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf").read_bytes()
+
+
+@pytest.mark.spec("S0-08", "S0-09")
+def test_the_second_start_makes_no_network_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
+    with HubServer({"org/tiny": {"demo-q8_0.gguf": GGUF}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        for _ in range(2):
+            with serving("org/tiny,mine=org/tiny@main") as server:
+                assert server.ready["models"] == ["tiny", "mine"]
+                body = {"model": "mine", "prompt": "Once", "max_tokens": 2}
+                answer = server.post("/v1/completions", body)
+                assert answer.json()["usage"]["completion_tokens"] == 2
+            asked, hub.requests = list(hub.requests), []
+        assert asked == []
+        assert len(GGUF) <= hub.body_bytes <= 1.05 * len(GGUF)
+        monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "other"))
+        done = run("start", "org/tiny", "--offline")
+        assert done.returncode == 2
+        assert "openllm pull org/tiny" in done.stderr
+        done = run("start", "org/tiny,lama")
+        assert done.returncode == 2
+        assert "Did you mean 'llama'" in done.stderr
+        assert hub.requests == []
