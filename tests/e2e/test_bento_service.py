@@ -225,9 +225,10 @@ def test_a_configuration_file_targets_one_model(tmp_path: Path) -> None:
         threads = httpx2.post(f"{url}/threads", content="x", headers=TEXT, timeout=60)
         assert threads.json() == ["1", 1]
         with httpx2.stream("POST", f"{url}/slowly", content="x", headers=TEXT) as streamed:
-            next(streamed.iter_text())
+            pieces = streamed.iter_text()
+            assert next(pieces) == "word"
             assert running(url) == 1
-        deadline = time.monotonic() + 2  # The reply takes 3 s.
+        deadline = time.monotonic() + 2  # The reply takes 6 s.
         while running(url) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert running(url) == 0

@@ -12,15 +12,20 @@ from typing import Any
 import pytest
 
 from openllm.errors import ConfigurationError
+from openllm.llm.arguments import model_config
 from openllm.models.families import (
     FamilyEngine,
     families,
     family_of,
+    family_of_id,
     find,
     read_families,
     support_of,
     why_not,
 )
+from openllm.models.locate import expand
+from openllm.models.ref import parse_ref
+from openllm.models.registry import Registry
 
 # What the documents print for each family: its architecture and a model of it.
 LISTED = {
@@ -233,3 +238,56 @@ def test_reading_the_table_loads_little() -> None:
     )
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
     assert not loaded & {"torch", "transformers", "vllm", "pydantic", "bentoml", "xllamacpp"}
+
+
+@pytest.mark.spec("S0-03")
+def test_every_name_and_size_means_a_model_on_the_hub() -> None:
+    for row in families():
+        names = [row.name, row.name.replace("_", "-"), *row.aliases]
+        for name in [*names, *(f"{row.name}:{size}" for size in row.sizes)]:
+            ref = expand(parse_ref(name), Registry())
+            assert ref.kind == "hub", name
+            assert ref.served_name == name
+
+
+@pytest.mark.spec("S0-03")
+def test_a_pinned_revision_is_a_commit() -> None:
+    pinned = {row.name: row.source for row in families() if row.revision}
+    assert pinned == {"dolly_v2": "databricks/dolly-v2-7b@d632f0c8b75b1ae5b26b250d25bfba4e99cb7c6f"}
+    assert expand(parse_ref("dolly:7b"), Registry()).revision == family("dolly").revision
+
+
+def test_defaults_are_settings_of_a_model() -> None:
+    for row in families():
+        config = model_config(None, row.defaults)
+        for name, value in row.defaults.items():
+            assert getattr(config.defaults, name) == value, row.name
+
+
+def test_names_that_were_one_familys_aliases_mean_what_they_say() -> None:
+    meant = {
+        "smollm2": "HuggingFaceTB/SmolLM2-1.7B-Instruct",
+        "vicuna": "lmsys/vicuna-7b-v1.5",
+        "pythia:70m": "EleutherAI/pythia-70m",
+        "deepseek-r1": "deepseek-ai/DeepSeek-R1",
+        "phi-4": "microsoft/Phi-4-mini-instruct",
+        "stablelm-2": "stabilityai/stablelm-2-1_6b-chat",
+        "qwen1.5:0.5b": "Qwen/Qwen1.5-0.5B-Chat",
+        "qwen2.5": "Qwen/Qwen2.5-7B-Instruct",
+        "llama-3": "meta-llama/Llama-3.1-8B-Instruct",
+        "llama-4": "meta-llama/Llama-4-Scout-17B-16E-Instruct",
+    }
+    for name, repo in meant.items():
+        assert expand(parse_ref(name), Registry()).repo == repo
+
+
+def test_an_id_belongs_to_the_family_that_lists_it() -> None:
+    for model_id, name in (
+        ("google/flan-t5-XL", "flan_t5"),
+        ("databricks/dolly-v2-7b", "dolly_v2"),
+        ("Qwen/Qwen3-0.6B-GGUF", "qwen3"),
+    ):
+        found = family_of_id(model_id)
+        assert found is not None
+        assert found.name == name
+    assert family_of_id("org/unknown") is None

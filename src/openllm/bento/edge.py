@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import bentoml
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from openllm.config.download import DownloadOptions
+
 # No request passes BentoML's stack (see `OwnRoutes`), so it need not build what would measure one.
 LEAN: dict[str, Any] = {
     "name": "openllm",
@@ -47,11 +49,15 @@ class OwnRoutes:
 
 
 def create_service(
-    fleet: Fleet, settings: ServerSettings, on_started: OnStarted | None = None
+    fleet: Fleet,
+    settings: ServerSettings,
+    on_started: OnStarted | None = None,
+    download: DownloadOptions | None = None,
 ) -> bentoml.Service[Any]:
     """Return the service that serves `fleet`; its start loads the models in the background.
 
     Args:
+        download: How /pull fetches models; by the environment if None.
         on_started: Called once with what failed by model, empty when every model is ready.
     """
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
@@ -69,7 +75,7 @@ def create_service(
             await asyncio.wait([self._starting])
             await fleet.close()
 
-    app = build_app(fleet, settings)
+    app = build_app(fleet, settings, download)
     Guard(app, settings)  # A wrong setting fails here, not when BentoML builds the stack.
 
     class EdgeService(bentoml.Service[Any]):

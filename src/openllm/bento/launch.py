@@ -5,22 +5,22 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import os
 import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from openllm.bento.checks import check, fetch
 from openllm.bento.listen import listen
-from openllm.bento.options import split_options
-from openllm.bento.preflight import check_models
-from openllm.bento.tls import create_tls
-from openllm.config.model import ModelConfig
+from openllm.bento.options import read_configuration
+from openllm.bento.preflight import check_memory
+from openllm.config.effective import Configuration
 from openllm.config.server import ServerSettings
 from openllm.errors import ConfigurationError, OpenLLMError
-from openllm.models.ref import parse_models
 from openllm.types import LocalModel
 
 if TYPE_CHECKING:
@@ -29,37 +29,54 @@ if TYPE_CHECKING:
 
     import uvicorn
 
+    from openllm.bento.checks import OnProgress
+
 logger = logging.getLogger("openllm")
 
 
-def start(model: str = "demo", **options: object) -> None:
+def start(model: str | None = None, config: str | None = None, **options: object) -> None:
     """Serve models from Python; blocks until a signal ends the server.
 
+    The environment and the configuration file count as they do for `openllm start`.
+
     Args:
-        model: Names or files separated by commas, as `openllm start` takes them.
-        options: Fields of `ServerSettings`, `LoadOptions` and `RequestDefaults`.
+        model: Models separated by commas, or a configuration file, as `openllm start` takes them;
+            without one what the environment or the file names, or else the bundled model.
+        config: The configuration file.
+        options: Fields of `ServerSettings`, `LoadOptions`, `RequestDefaults` and `DownloadOptions`;
+            "NAME.FIELD" is for one model.
 
     Raises:
         ConfigurationError: A model or an option is wrong; nothing was started.
         EngineNotInstalledError: A model needs a package that is missing; nothing was started.
+        OpenLLMError: A download failed; nothing was started.
         KeyboardInterrupt: Ctrl-C before any model was ready.
         SystemExit: No model could be loaded.
     """
-    if status := run(model, options):
+    if status := run(read_configuration(model, options, os.environ, file=config)):
         sys.exit(status)
 
 
-def run(model: str, options: Mapping[str, object]) -> int:
-    """Check all that can be wrong, then serve until a signal; arguments and errors as in `start`.
+def run(configuration: Configuration, on_progress: OnProgress | None = None) -> int:
+    """Check all that can be wrong, then serve until a signal; errors as in `start`.
+
+    Models that are not on this machine are downloaded before anything is served.
+
+    Args:
+        on_progress: Called as downloads go on, from their threads.
 
     Returns:
         The exit status: 0 after a signal, else 1, or 2 if the settings of every model are wrong.
     """
-    settings, config = split_options(options)
-    models = parse_models(model)
-    check_models(models, config)
-    tls = create_tls(settings)
-    with listen(settings.host, settings.port, settings.backlog) as sock:
+    settings = configuration.server
+    checked = check(configuration)
+    if checked.missing:
+        with _listening(settings):
+            pass  # An address that is taken shall cost no download.
+    models = fetch(configuration, on_progress)
+    loads = [entry.config.load for entry in configuration.entries]
+    check_memory(list(zip(models, loads, strict=True)))
+    with _listening(settings) as sock:
         if not settings.loopback and not settings.keyed:
             logger.warning(
                 "anyone who can reach %s can use the models: set --api-key to require a key",
@@ -67,15 +84,18 @@ def run(model: str, options: Mapping[str, object]) -> int:
             )
         if settings.access_log:
             logging.getLogger("openllm.access").setLevel(logging.INFO)
-        return _Launch(models, config, settings, sock, tls).run()
+        return _Launch(models, configuration, sock, checked.tls).run()
+
+
+def _listening(settings: ServerSettings) -> socket.socket:
+    return listen(settings.host, settings.port, settings.backlog)
 
 
 class _Launch:
     def __init__(
         self,
         models: Sequence[LocalModel],
-        config: ModelConfig,
-        settings: ServerSettings,
+        configuration: Configuration,
         sock: socket.socket,
         tls: SSLContext | None,
     ) -> None:
@@ -83,12 +103,12 @@ class _Launch:
         from openllm.fleet import Fleet
 
         self._models = models
-        self._settings = settings
+        self._settings = settings = configuration.server
         self._socket = sock
         self._failures: dict[str, OpenLLMError] | None = None
-        configs = {model.name: config for model in models}
+        configs = {entry.name: entry.config for entry in configuration.entries}
         fleet = Fleet(models, configs, max_waiting=settings.max_waiting)
-        service = create_service(fleet, settings, self._started)
+        service = create_service(fleet, settings, self._started, configuration.download)
         self._signals: list[int] = []
         self._server = _server(_uvicorn(service.to_asgi(), settings, tls), self._signals)
 

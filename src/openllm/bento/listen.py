@@ -17,7 +17,8 @@ def listen(host: str, port: int, backlog: int) -> socket.socket:
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        sock = socket.socket(family, socket.SOCK_STREAM)
+        # asyncio sends small pieces at once only on sockets that name their protocol.
+        sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     except (socket.gaierror, UnicodeError):
         raise _foreign(host) from None
     try:

@@ -1,109 +1,143 @@
-"""From loose options, as flags or keyword arguments give them, to checked settings."""
+"""From what the user said to a checked configuration: arguments, environment and file together.
+
+Knows which models there are; nothing is loaded or downloaded here.
+"""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from pydantic import BaseModel, ValidationError
+from openllm.config.effective import Configuration, Named, Setting, configure
+from openllm.config.environment import CONFIGURATION, MODELS, RESERVED, read_environment
+from openllm.config.fields import PREFIX, flag, model_key
+from openllm.config.flags import read_flags
+from openllm.config.sources import Layer, put
+from openllm.config.yaml_file import NOTHING, Document, is_configuration, read_document
+from openllm.errors import OpenLLMError
 
-from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
-from openllm.config.server import ServerSettings
-from openllm.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from pydantic_core import ErrorDetails
-
-Settings = TypeVar("Settings", bound=BaseModel)
-
-OPTION_MODELS: tuple[type[BaseModel], ...] = (ServerSettings, LoadOptions, RequestDefaults)
-
-_KINDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "string": "text",
-}
+BUNDLED = "demo"
 
 
-def split_options(options: Mapping[str, object]) -> tuple[ServerSettings, ModelConfig]:
-    """Check every option against the field of its name; options left out take their defaults.
+class _Asked(NamedTuple):
+    """A model to be served, as it was written and, if that was in a file, where."""
+
+    text: str
+    origin: str = ""
+
+
+def read_configuration(
+    models: str | None,
+    options: Mapping[str, object],
+    environ: Mapping[str, str],
+    *,
+    file: str | None = None,
+) -> Configuration:
+    """Return what is to be served and how.
+
+    Args:
+        models: Models separated by commas, or a configuration file; None for those that the
+            environment or the file names, or else the bundled one.
+        options: Fields of the settings; "model.field" is for one model.
+        environ: Where OPEN_LLM_* is looked up.
+        file: The configuration file, before the one that OPEN_LLM_CONFIGURATION names.
 
     Raises:
-        ConfigurationError: Names the option, its value and what is allowed; all mistakes at once.
+        ConfigurationError: Something is wrong; the message names all of it.
     """
-    known = [name for model in OPTION_MODELS for name in model.model_fields]
-    for name in options:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise ConfigurationError(f"unknown option {name!r}{hint}", param=name)
     mistakes: list[str] = []
-    server = _build(ServerSettings, options, mistakes)
-    load = _build(LoadOptions, options, mistakes)
-    defaults = _build(RequestDefaults, options, mistakes)
-    if server is None or load is None or defaults is None:
-        raise ConfigurationError("; ".join(mistakes))
-    return server, ModelConfig(load=load, defaults=defaults)
+    if models is not None and is_configuration(models):
+        if file is not None:
+            mistakes.append(f"{models} and --config {file} are both files; leave one out")
+        models, file = None, models
+    file = file or environ.get(CONFIGURATION)
+    document = read_document(file, mistakes) if file else NOTHING
+    asked = _asked(models, environ, document, mistakes)
+    named = [_named(each, mistakes) for each in asked]
+    started = [each.name for each in named]
+    layers = (
+        read_flags(options, started, mistakes),
+        read_environment(environ, started, _other_names(environ, document), mistakes),
+        _layer(document, mistakes),
+    )
+    return configure(named, layers, mistakes)
 
 
-def flag(name: str) -> str:
-    """Return how the command line spells the option `name`."""
-    return "--" + name.replace("_", "-")
+def blame(error: OpenLLMError, settings: Mapping[str, Setting]) -> str:
+    """Return an error's message with the place where the option to blame was given."""
+    option = error.param or ""
+    if option not in settings:
+        return error.message
+    origin = settings[option].origin
+    if origin == "default":
+        origin = flag(option)
+    if flag(option) in error.message:
+        return error.message.replace(flag(option), origin, 1)
+    return f"{origin}: {error.message}"
 
 
-def _build(
-    model: type[Settings], options: Mapping[str, object], mistakes: list[str]
-) -> Settings | None:
-    """Return the settings, or None and what is wrong with them in `mistakes`."""
-    given = {name: options[name] for name in model.model_fields if name in options}
+def _asked(
+    models: str | None, environ: Mapping[str, str], document: Document, mistakes: list[str]
+) -> list[_Asked]:
+    """Return what is to be served; a name that the file has means the file's model."""
+    if models is not None:
+        asked = _split(models, "", mistakes)
+    elif MODELS in environ:
+        asked = _split(environ[MODELS], MODELS, mistakes)
+    else:
+        return [_Asked(each.text, each.origin) for each in document.models] or [_Asked(BUNDLED)]
+    known = {each.text.partition("=")[0]: each for each in document.models}
+    return [
+        _Asked(known[each.text].text, known[each.text].origin) if each.text in known else each
+        for each in asked
+    ]
+
+
+def _split(text: str, origin: str, mistakes: list[str]) -> list[_Asked]:
+    parts = [part.strip() for part in text.split(",")]
+    if not all(parts):
+        where = f"{origin}: " if origin else ""
+        mistakes.append(f"{where}The list of models {text[:80]!r} has an empty entry.")
+    return [_Asked(part, origin) for part in parts if part]
+
+
+def _named(asked: _Asked, mistakes: list[str]) -> Named:
+    """Return the model's name and what its family brings; of a wrong one, the text as its name."""
+    from openllm.llm.fetching import parse_list
+    from openllm.models.locate import defaults_of, expand
+
     try:
-        return model.model_validate(given)
-    except ValidationError as error:
-        mistakes += [_explain(model, each) for each in error.errors(include_url=False)]
-        return None
+        (ref,) = parse_list(asked.text)
+        name, defaults = expand(ref).served_name, defaults_of(ref)
+    except OpenLLMError as error:
+        mistakes.append(_located(error, asked.origin))
+        return Named(asked.text, asked.text)
+    return Named(asked.text, name, defaults, f"family {ref.source}")
 
 
-def _explain(model: type[BaseModel], error: ErrorDetails) -> str:
-    """Say in our words which option is wrong, its value unless it is a secret, and what is right.
+def _other_names(environ: Mapping[str, str], document: Document) -> Sequence[str]:
+    """Return names of models that variables may be for, though they are not served."""
+    if not any(name.startswith(PREFIX) and name not in RESERVED for name in environ):
+        return ()
+    from openllm.models.locate import known_names
 
-    The field's JSON schema says what is right, so that no field needs words of its own.
-    """
-    own_words = error["msg"].removeprefix("Value error, ")
-    if not error["loc"]:
-        return own_words
-    name = str(error["loc"][0])
-    subject = flag(name)
-    if model.model_fields[name].repr:
-        value = error["input"]
-        subject += f" {(str(value) if isinstance(value, Path) else value)!r}"
-    allowed = _allowed(model.model_json_schema()["properties"][name])
-    if error["type"] == "value_error" or not allowed:
-        return f"{subject}: {own_words}"
-    return f"{subject} must be {allowed}"
+    return (*known_names(), *(each.text.partition("=")[0] for each in document.models))
 
 
-def _allowed(schema: dict[str, Any]) -> str:
-    """Put a field's JSON schema into words; "" if there are none for it."""
-    kinds = schema.get("anyOf", [schema])
-    schema = next(kind for kind in kinds if kind.get("type") != "null")
-    schema = schema.get("items", schema)
-    if "enum" in schema:
-        return "one of " + ", ".join(map(str, schema["enum"]))
-    kind = _KINDS.get(schema.get("type", ""), "")
-    if schema.get("minLength"):
-        return f"{kind} that is not empty"
-    return kind + _limits(schema)
+def _layer(document: Document, mistakes: list[str]) -> Layer:
+    from openllm.models.ref import parse_ref
+
+    layer = Layer(document.values, {})
+    for each in document.models:
+        try:
+            name = parse_ref(each.text).served_name
+        except OpenLLMError as error:
+            mistakes.append(_located(error, each.origin))
+            name = each.text
+        for field, given in each.values.items():
+            put(layer.of(model_key(name)), field, given, mistakes)
+    return layer
 
 
-def _limits(schema: dict[str, Any]) -> str:
-    low, high = schema.get("minimum"), schema.get("maximum")
-    if low is not None and high is not None:
-        return f" from {low:g} to {high:g}"
-    if low is not None:
-        return f", {low:g} or more"
-    if "exclusiveMinimum" in schema:
-        return f" above {schema['exclusiveMinimum']:g} and finite"
-    return ""
+def _located(error: OpenLLMError, origin: str) -> str:
+    return f"{origin}: {error.message}" if origin else error.message

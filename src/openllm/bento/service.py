@@ -1,7 +1,7 @@
 """The service for `bentoml serve openllm.bento.service:svc`, `bentoml build` and their kin.
 
-The environment says what to serve: `OPEN_LLM_MODELS` (names or files separated by commas; the
-bundled model if unset) and `OPEN_LLM_API_KEY`. Where to listen is BentoML's own affair here.
+The environment says what to serve and how: `OPEN_LLM_MODELS`, the file of `OPEN_LLM_CONFIGURATION`,
+and `OPEN_LLM_<FIELD>` as for `openllm start`. Where to listen is BentoML's own affair here.
 """
 
 from __future__ import annotations
@@ -10,21 +10,35 @@ import os
 
 import uvicorn.config
 
+from openllm.bento.checks import check, fetch
 from openllm.bento.edge import create_service
-from openllm.bento.preflight import check_models
-from openllm.config.model import ModelConfig
-from openllm.config.server import ServerSettings
+from openllm.bento.options import read_configuration
+from openllm.errors import ConfigurationError
 from openllm.fleet import Fleet
-from openllm.models.ref import parse_models
 
-_models = parse_models(os.environ.get("OPEN_LLM_MODELS", "demo"))
-check_models(_models, ModelConfig())
+LISTENING = (
+    "host", "port", "workers", "backlog", "timeout_keep_alive", "timeout_graceful_shutdown",
+    "ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs", "ssl_version",
+    "ssl_cert_reqs", "ssl_ciphers",
+)  # fmt: skip
+"""Options that BentoML's own command has; here they would have no effect."""
+
+_given = read_configuration(None, {}, os.environ)
+for _name in LISTENING:
+    if (_origin := _given.settings[_name].origin) != "default":
+        raise ConfigurationError(
+            f"{_origin}: this is for `openllm start`; give it to `bentoml serve` instead"
+        )
+check(_given)
 # BentoML does not tell the service its address, so the guard must not assume the loopback.
-_settings = ServerSettings(
-    host="0.0.0.0", api_key=tuple(os.environ.get("OPEN_LLM_API_KEY", "").split())
-)
+_settings = _given.server.model_copy(update={"host": "0.0.0.0"})
 
 # BentoML makes uvicorn's configuration itself and leaves the protocol to this table.
 uvicorn.config.HTTP_PROTOCOLS["auto"] = "openllm.server.protocol:HttpProtocol"
 
-svc = create_service(Fleet(_models, max_waiting=_settings.max_waiting), _settings)
+_fleet = Fleet(
+    fetch(_given),
+    {entry.name: entry.config for entry in _given.entries},
+    max_waiting=_settings.max_waiting,
+)
+svc = create_service(_fleet, _settings, download=_given.download)

@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 
-from openllm.bento.options import OPTION_MODELS, split_options
+from openllm.bento.options import read_configuration
+from openllm.config.fields import OPTION_MODELS
 from openllm.errors import ConfigurationError
 
 
 def refusal(**options: Any) -> str:
     with pytest.raises(ConfigurationError) as raised:
-        split_options(options)
-    assert "\n" not in raised.value.message
+        read_configuration("demo", options, {})
     return raised.value.message
 
 
@@ -29,9 +29,9 @@ def refusal(**options: Any) -> str:
         ("timeout", "inf", "--timeout 'inf' must be a number above 0 and finite"),
         ("embeddings", "maybe", "--embeddings 'maybe' must be true or false"),
         ("host", "", "--host '' must be text that is not empty"),
-        ("host", 5, "--host 5 must be text that is not empty"),
+        ("host", 5, "--host 5 must be text that is not empty, in quotes"),
         ("dtype", "int4", "--dtype 'int4' must be one of auto, float32, bfloat16, float16"),
-        ("allowed_host", (3,), "--allowed-host 3 must be text"),
+        ("allowed_host", (3,), "--allowed-host 3 must be text, in quotes"),
     ],
 )
 def test_flag_value_and_what_is_allowed_are_named(name: str, value: object, says: str) -> None:
@@ -49,7 +49,16 @@ def test_no_message_is_in_the_words_of_the_library() -> None:
 
 
 def test_all_mistakes_are_told_at_once() -> None:
-    assert refusal(port="a", max_concurrency="b", top_p="c").count("must be") == 3
+    assert refusal(port="a", max_concurrency="b", top_p="c").splitlines() == [
+        "3 settings are wrong:",
+        "- --port 'a' must be a whole number from 0 to 65535",
+        "- --max-concurrency 'b' must be a whole number from 1 to 1024",
+        "- --top-p 'c' must be a number from 0 to 1",
+    ]
+
+
+def test_a_switch_is_no_number() -> None:
+    assert refusal(port=True) == "--port True must be a whole number from 0 to 65535"
 
 
 @pytest.mark.parametrize("keys", [("",), (" ",), ("SECRET", "")])
@@ -123,6 +132,19 @@ def test_client_certificates_need_authorities(tmp_path: Path) -> None:
 
 
 def test_options_reach_their_settings() -> None:
-    settings, config = split_options({"port": "0", "threads": "2", "stop_sequence": ("a", "b")})
-    assert (settings.port, config.load.threads) == (0, 2)
-    assert config.defaults.stop_sequence == ("a", "b")
+    options = {"port": "0", "threads": "2", "stop_sequence": ("a", "b"), "demo.top-k": 3}
+    found = read_configuration("demo", options, {})
+    (entry,) = found.entries
+    assert (found.server.port, entry.config.load.threads) == (0, 2)
+    assert entry.config.defaults.stop_sequence == ("a", "b")
+    assert entry.config.defaults.top_k == 3
+    assert entry.settings["top_k"] == (3, "--opt demo.top_k")
+
+
+def test_other_names_of_an_option_are_good_everywhere() -> None:
+    found = read_configuration("demo", {"stop": "x", "max-new-tokens": 5}, {})
+    defaults = found.entries[0].config.defaults
+    assert (defaults.stop_sequence, defaults.max_tokens) == (("x",), 5)
+    assert "--stop-sequence and --stop set the same option; leave one out" in refusal(
+        stop="x", stop_sequence="y"
+    )

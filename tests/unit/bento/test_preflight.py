@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from openllm.bento.preflight import check_models
+from openllm.bento import preflight
+from openllm.bento.preflight import check_memory, check_models
 from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
-from openllm.errors import ConfigurationError, ModelFileError
+from openllm.errors import ConfigurationError, ModelFileError, OutOfMemoryError
 from openllm.types import LocalModel
+from tests.unit.models.gguf_bytes import UINT32, Tensor, build, right_metadata
 
 
 def script(folder: Path, content: Any, name: str = "talk") -> LocalModel:
@@ -90,3 +92,100 @@ def test_a_prompt_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     config = ModelConfig(defaults=RequestDefaults(prompt=str(path)))
     with pytest.raises(ConfigurationError, match=r"latin1\.txt"):
         check_models([script(tmp_path, {})], config)
+
+
+MIB = 1 << 20
+BIG: dict[str, tuple[int, object]] = {
+    "llama.context_length": (UINT32, 131072),
+    "llama.embedding_length": (UINT32, 4096),
+    "llama.block_count": (UINT32, 32),
+    "llama.attention.head_count": (UINT32, 32),
+    "llama.attention.head_count_kv": (UINT32, 8),
+}
+
+
+def sparse(folder: Path, name: str = "big", size: int = 400 * MIB) -> LocalModel:
+    """Return a model whose file takes no room on the disk: 128 KiB of KV cache a token."""
+    tensors: tuple[Tensor, ...] = (("t", (size // 4,), 0, 0),)
+    header = build(right_metadata() | BIG, tensors, data_size=0).content
+    path = folder / f"{name}.gguf"
+    path.write_bytes(header)
+    with path.open("r+b") as file:
+        file.truncate(len(header) + size)
+    return LocalModel(name=name, path=str(path), format="gguf")
+
+
+def have(monkeypatch: pytest.MonkeyPatch, free: int, *cards: int) -> None:
+    monkeypatch.setattr(preflight, "free_memory", lambda: free)
+    monkeypatch.setattr(preflight, "free_cards", lambda: cards)
+
+
+@pytest.mark.parametrize(("free", "warned"), [(2048 * MIB, False), (500 * MIB, True)])
+def test_what_may_fit_is_started(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    free: int,
+    warned: bool,
+) -> None:
+    have(monkeypatch, free)
+    with caplog.at_level(logging.WARNING, "openllm"):
+        check_memory([(sparse(tmp_path), LoadOptions())])
+    assert [bool(caplog.records)] == [warned]
+    if warned:
+        said = caplog.records[0].getMessage()
+        assert said.startswith("0.7 GiB of memory are needed at least and 0.5 GiB are free (big ")
+        assert "openllm fit" in said
+
+
+@pytest.mark.parametrize(
+    ("load", "free"),
+    [
+        (LoadOptions(), 100 * MIB),
+        (LoadOptions(context_length=131072, max_concurrency=1), 8 << 30),
+        (LoadOptions(context_length=16384), 8 << 30),
+    ],
+)
+def test_what_cannot_fit_is_refused_with_need_and_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, load: LoadOptions, free: int
+) -> None:
+    have(monkeypatch, free)
+    with pytest.raises(OutOfMemoryError) as raised:
+        check_memory([(sparse(tmp_path), load)])
+    said = raised.value.message
+    assert f"{free / 2**30:.1f} GiB are free (big " in said
+    assert "weights 0.4 GiB" in said
+    assert "context_length" in said
+
+
+def test_a_context_beyond_the_models_own_is_judged_as_what_the_engine_makes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have(monkeypatch, 20 << 30)
+    load = LoadOptions(context_length=10**9, max_concurrency=1)
+    check_memory([(sparse(tmp_path), load)])
+
+
+@pytest.mark.spec("S3-01")
+def test_models_of_one_start_are_summed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = LoadOptions(context_length=8192, max_concurrency=1)
+    models = [(sparse(tmp_path, f"m{index}"), load) for index in range(3)]
+    have(monkeypatch, 3 << 30)
+    check_memory(models[:1])
+    with pytest.raises(OutOfMemoryError, match=r"m0 .*; m1 .*; m2 "):
+        check_memory(models)
+
+
+def test_weights_for_the_processor_are_not_counted_on_a_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have(monkeypatch, 100 * MIB, 80 << 30)
+    with pytest.raises(OutOfMemoryError):
+        check_memory([(sparse(tmp_path), LoadOptions())])
+
+
+def test_models_of_other_engines_are_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    have(monkeypatch, 0)
+    check_memory([(script(tmp_path, {}), LoadOptions())])

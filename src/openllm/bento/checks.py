@@ -1,0 +1,116 @@
+"""All that can be wrong with a configuration, found before a socket is bound or a model loaded.
+
+Nothing is downloaded: a model that is not here is looked at once it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
+
+from openllm.bento.options import blame
+from openllm.bento.preflight import check_models
+from openllm.bento.tls import create_tls
+from openllm.config.effective import Configuration, Entry, Setting
+from openllm.config.explain import together
+from openllm.errors import ConfigurationError, OpenLLMError
+from openllm.llm.fetching import local_model
+from openllm.models.locate import find_local
+from openllm.models.ref import parse_ref
+from openllm.types import LocalModel
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from openllm.models.pull import Progress
+
+    OnProgress = Callable[[Progress], None]
+
+
+class Checked(NamedTuple):
+    """What the checks found; `missing` are the models to be downloaded."""
+
+    tls: SSLContext | None
+    missing: tuple[Entry, ...]
+
+
+def check(configuration: Configuration) -> Checked:
+    """Check files, engines, keys and certificates.
+
+    Raises:
+        ConfigurationError: Something is wrong; the message names all of it.
+        OpenLLMError: Else the first thing that is missing, such as an engine's package.
+    """
+    from openllm.server.guard import Guard
+
+    mistakes = _Mistakes()
+    missing: list[Entry] = []
+    tls: SSLContext | None = None
+    for entry in configuration.entries:
+        with mistakes.of(entry.settings):
+            found = find_local(parse_ref(entry.text))
+            if found is None:
+                missing.append(entry)
+            else:
+                check_models([found], entry.config)
+    with mistakes.of(configuration.settings):
+        tls = create_tls(configuration.server)
+    with mistakes.of(configuration.settings):
+        Guard(_nobody, configuration.server)
+    mistakes.tell()
+    return Checked(tls, tuple(missing))
+
+
+def fetch(
+    configuration: Configuration, on_progress: OnProgress | None = None
+) -> tuple[LocalModel, ...]:
+    """Return the models that are configured, downloaded where they are not here.
+
+    Raises:
+        OpenLLMError: A download failed, or what came cannot be used.
+    """
+    return tuple(_fetched(entry, on_progress) for entry in configuration.entries)
+
+
+def _fetched(entry: Entry, on_progress: OnProgress | None) -> LocalModel:
+    load = entry.config.load
+    ref = parse_ref(entry.text)
+    here = find_local(ref) is not None
+    model = local_model(
+        ref,
+        entry.download,
+        backend=load.backend,
+        trust_remote_code=load.trust_remote_code,
+        on_progress=on_progress,
+    )
+    if not here:
+        check_models([model], entry.config)
+    return model
+
+
+class _Mistakes:
+    """Gathers errors; those of settings are told together."""
+
+    def __init__(self) -> None:
+        self._wrong: list[str] = []
+        self._others: list[OpenLLMError] = []
+
+    @contextmanager
+    def of(self, settings: Mapping[str, Setting]) -> Iterator[None]:
+        try:
+            yield
+        except ConfigurationError as error:
+            self._wrong.append(blame(error, settings))
+        except OpenLLMError as error:
+            self._others.append(error)
+
+    def tell(self) -> None:
+        if self._wrong:
+            raise ConfigurationError(together(self._wrong))
+        if self._others:
+            raise self._others[0]
+
+
+async def _nobody(scope: object, receive: object, send: object) -> None:
+    raise NotImplementedError
