@@ -21,7 +21,6 @@ from urllib.parse import unquote, urlsplit
 import msgspec
 
 from openllm.errors import ConfigurationError
-from openllm.types import LocalModel
 
 RefKind = Literal["name", "hub", "url", "path"]
 
@@ -225,13 +224,3 @@ def _stem(file: str) -> str:
 def _refused(text: str, why: str) -> ConfigurationError:
     shown = repr(text[:80]) + ("..." if len(text) > 80 else "")
     return ConfigurationError(f"The model {shown} {why}.")
-
-
-# Stays until `bento.preflight` imports it from `models.layouts`.
-
-
-def check_files(model: LocalModel, *, trust_remote_code: bool = False) -> None:
-    """See `openllm.models.layouts.check_files`."""
-    from openllm.models import layouts
-
-    layouts.check_files(model, trust_remote_code=trust_remote_code)
