@@ -132,12 +132,12 @@ def test_every_family_has_its_classes() -> None:
 
 def test_the_stub_has_every_public_name() -> None:
     stub = Path(openllm.__file__).with_suffix(".pyi").read_text()
-    names = {
-        alias.asname
-        for node in ast.walk(ast.parse(stub))
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
+    names = set()
+    for node in ast.walk(ast.parse(stub)):
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.asname for alias in node.names}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
     assert set(openllm.__all__) <= names
     for name in openllm.__all__:
         assert getattr(openllm, name) is not None
