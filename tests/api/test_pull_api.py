@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx2
 import pytest
@@ -18,6 +18,7 @@ from openllm.config.model import RequestDefaults
 from openllm.config.server import ServerSettings
 from openllm.errors import ConfigurationError, ModelFetchError, OpenLLMError
 from openllm.llm import fetching
+from openllm.models.pull import Progress
 from openllm.models.ref import ModelRef
 from openllm.server.pull_api import PullEvent
 from openllm.types import LocalModel
@@ -33,14 +34,11 @@ MODEL = LocalModel(
 )
 
 
-class Step(NamedTuple):
-    """Stands for `openllm.models.pull.Progress`."""
-
-    phase: str
-    source: str = "org/name"
-    file: str = ""
-    done: int = 0
-    total: int = 100
+def progress_of(
+    phase: str, source: str = "org/name", file: str = "", done: int = 0, total: int = 100
+) -> Progress:
+    """Return what a download tells."""
+    return Progress(phase, source, file, done, total)
 
 
 class Downloads:
@@ -49,7 +47,11 @@ class Downloads:
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.options: Any = None
-        self.steps: list[Step] = [Step("listing"), Step("downloading"), Step("done", done=100)]
+        self.steps: list[Progress] = [
+            progress_of("listing"),
+            progress_of("downloading"),
+            progress_of("done", done=100),
+        ]
         self.error: Exception | None = None
         self.held = threading.Event()
         self.held.set()
@@ -179,7 +181,7 @@ async def test_an_unknown_field_is_refused(pulling: Server, downloads: Downloads
 async def test_an_error_before_the_first_byte_is_a_plain_answer(
     pulling: Server, downloads: Downloads
 ) -> None:
-    downloads.steps = [Step("listing")]
+    downloads.steps = [progress_of("listing")]
     downloads.error = ConfigurationError("the hub knows no org/name; correct it")
     answer = await pull(pulling, "org/name")
     assert answer.status_code == 400

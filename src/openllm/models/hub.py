@@ -19,7 +19,7 @@ from openllm.errors import (
     ModelFileError,
     ModelNotFoundError,
 )
-from openllm.models.ref import ModelRef
+from openllm.models.ref import ModelRef, has_quantisation
 from openllm.models.transfer_http import Session, head
 
 MAX_LISTING = 32 << 20
@@ -179,8 +179,7 @@ def _single(ref: ModelRef, session: Session) -> RemoteModel:
 def _asked(remote: RemoteModel, file: str, ggufs: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
     if any(one.name == file for one in ggufs):
         return _with_shards(_set_name(file), ggufs)
-    token = re.compile(rf"(?<![A-Za-z0-9]){re.escape(file)}(?![A-Za-z0-9_])", re.IGNORECASE)
-    sets = sorted({_set_name(one.name) for one in ggufs if token.search(one.name)})
+    sets = sorted({_set_name(one.name) for one in ggufs if has_quantisation(one.name, file)})
     if len(sets) == 1:
         return _with_shards(sets[0], ggufs)
     if sets:

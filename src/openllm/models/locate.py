@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 from collections.abc import Mapping
 
 from msgspec.structs import replace
@@ -12,7 +11,14 @@ from msgspec.structs import replace
 from openllm.errors import ConfigurationError, ModelFileError
 from openllm.models import families
 from openllm.models.layouts import endings, folder_contents, format_at, models_in
-from openllm.models.ref import MAX_NAME_LENGTH, ModelRef, bad_name, is_model_name, parse_ref
+from openllm.models.ref import (
+    MAX_NAME_LENGTH,
+    ModelRef,
+    bad_name,
+    has_quantisation,
+    is_model_name,
+    parse_ref,
+)
 from openllm.models.registry import REGISTRY, Registered, Registry
 from openllm.models.store import StoredModel, find, stored
 from openllm.types import LocalModel, ModelFormat
@@ -129,12 +135,6 @@ def _of_quantisation(ref: ModelRef) -> StoredModel | None:
     files = [file for file in same if has_quantisation(file, ref.file)]
     found = (find(ref.repo, ref.revision, file) for file in files)
     return max(filter(None, found), key=lambda model: model.created, default=None)
-
-
-def has_quantisation(file: str, quantisation: str) -> bool:
-    """Whether the name of a GGUF file says that its weights have this quantisation."""
-    word = rf"(?<![A-Za-z0-9]){re.escape(quantisation)}(?![A-Za-z0-9_])"
-    return re.search(word, file, re.IGNORECASE) is not None
 
 
 def _local(ref: ModelRef, given: ModelFormat | None) -> LocalModel:

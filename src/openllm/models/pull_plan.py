@@ -55,19 +55,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     def named(self, model: StoredModel) -> StoredModel:
         """Let the store remember that the branch or tag asked for means `model`."""
-        if all(ref in model.refs for ref in self.refs):
-            return model
-        return store.add(
-            model.folder,
-            name=model.name,
-            version=model.version,
-            format=model.format,
-            source=model.source,
-            revision=model.revision,
-            file=model.file,
-            files=model.files,
-            refs=self.refs,
-        )
+        return store.remember(model, self.refs)
 
     def stored(self) -> StoredModel | None:
         """Return the model if the store has it; what a URL has now may be another one."""

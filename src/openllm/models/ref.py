@@ -103,6 +103,12 @@ def parse_ref(text: str) -> ModelRef:
     return msgspec.structs.replace(_parse_source(source), name=name)
 
 
+def has_quantisation(file: str, quantisation: str) -> bool:
+    """Whether the name of a GGUF file says that its weights have this quantisation."""
+    word = rf"(?<![A-Za-z0-9]){re.escape(quantisation)}(?![A-Za-z0-9_])"
+    return re.search(word, file, re.IGNORECASE) is not None
+
+
 def bad_name(name: str, source: str) -> ConfigurationError:
     """Return the error for a name that requests could not use."""
     allowed = f"letters, digits, _ : . and -, at most {MAX_NAME_LENGTH} of them"

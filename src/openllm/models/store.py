@@ -8,7 +8,7 @@ are `store_record` (what is written down), `store_find`, `store_change`, `store_
 
 from __future__ import annotations
 
-from openllm.models.store_change import add, remove, remove_unused, touch
+from openllm.models.store_change import add, remember, remove, remove_unused, touch
 from openllm.models.store_check import Damage, quick_check, verify
 from openllm.models.store_collect import Collected, collect, lock_of, staging
 from openllm.models.store_find import find, find_tag, stored
@@ -29,6 +29,7 @@ __all__ = [
     "home",
     "lock_of",
     "quick_check",
+    "remember",
     "remove",
     "remove_unused",
     "staging",

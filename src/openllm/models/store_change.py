@@ -70,7 +70,7 @@ def add(
         if not is_safe(entry.name):
             raise ConfigurationError(f"{source}: the file name {entry.name!r} cannot be stored.")
     if present := read(models_folder() / name / version):
-        return _remembered(_same(present, source, revision, entries), refs)
+        return remember(_same(present, source, revision, entries), refs)
     now = datetime.now(timezone.utc)
     with _half_made() as folder:
         model = StoredModel(
@@ -87,7 +87,7 @@ def add(
         )
         write(model, folder)
         _publish(folder, model)
-    return _remembered(read(Path(model.folder)) or model, refs)
+    return remember(read(Path(model.folder)) or model, refs)
 
 
 def remove(tag: str) -> StoredModel:
@@ -162,7 +162,7 @@ def _taken(tag: str, owner: str) -> ConfigurationError:
     )
 
 
-def _remembered(model: StoredModel, refs: Iterable[str]) -> StoredModel:
+def remember(model: StoredModel, refs: Iterable[str]) -> StoredModel:
     """Record that `refs` mean this model, and no longer another one of the same name."""
     if not (asked := set(refs)):
         return model

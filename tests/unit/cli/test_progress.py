@@ -5,24 +5,21 @@ from __future__ import annotations
 import io
 import threading
 import time
-from typing import NamedTuple
 
 import pytest
 
 from openllm.cli import progress as module
 from openllm.cli.progress import DownloadDisplay, written_size, written_time
+from openllm.models.pull import Progress
 
 GIB = 1 << 30
 
 
-class Step(NamedTuple):
-    """Stands for `openllm.models.pull.Progress`."""
-
-    phase: str
-    source: str = "org/name"
-    file: str = ""
-    done: int = 0
-    total: int = 0
+def progress_of(
+    phase: str, source: str = "org/name", file: str = "", done: int = 0, total: int = 0
+) -> Progress:
+    """Return what a download tells."""
+    return Progress(phase, source, file, done, total)
 
 
 class Screen(io.StringIO):
@@ -38,22 +35,22 @@ def ends(threads: int) -> bool:
     return threading.active_count() <= threads
 
 
-def lines(*steps: Step) -> list[str]:
+def lines(*steps: Progress) -> list[str]:
     stream = io.StringIO()
     with DownloadDisplay(stream) as display:
         for step in steps:
-            display(step)  # type: ignore[arg-type]
+            display(step)
     return stream.getvalue().splitlines()
 
 
 def test_a_log_gets_a_line_for_each_tenth() -> None:
-    steps = [Step("downloading", file="a.gguf", done=part * GIB // 500, total=GIB)
+    steps = [progress_of("downloading", file="a.gguf", done=part * GIB // 500, total=GIB)
              for part in range(501)]  # fmt: skip
     written = lines(
-        Step("listing"),
+        progress_of("listing"),
         *steps,
-        Step("verifying", done=GIB, total=GIB),
-        Step("done", done=GIB, total=GIB),
+        progress_of("verifying", done=GIB, total=GIB),
+        progress_of("done", done=GIB, total=GIB),
     )
     assert written[0] == "org/name, asking what there is"
     shares = [line for line in written if "% of 1.00 GiB" in line]
@@ -64,8 +61,10 @@ def test_a_log_gets_a_line_for_each_tenth() -> None:
 
 
 def test_a_small_model_has_only_its_end() -> None:
-    steps = [Step("downloading", file=f"{each}.json", done=each, total=1000) for each in range(50)]
-    assert lines(*steps, Step("done", done=1000, total=1000)) == ["org/name: 1000 B, 0 s"]
+    steps = [
+        progress_of("downloading", file=f"{each}.json", done=each, total=1000) for each in range(50)
+    ]
+    assert lines(*steps, progress_of("done", done=1000, total=1000)) == ["org/name: 1000 B, 0 s"]
 
 
 def test_what_is_slow_has_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +74,7 @@ def test_what_is_slow_has_a_line_every_ten_seconds(monkeypatch: pytest.MonkeyPat
     display = DownloadDisplay(stream)
     for second in range(41):
         now[0] = float(second)
-        display(Step("downloading", file="a", done=second, total=100))  # type: ignore[arg-type]
+        display(progress_of("downloading", file="a", done=second, total=100))
     assert stream.getvalue().splitlines() == [
         "org/name, a: 10 % of 100 B, 1 B/s, 1 min 30 s left",
         "org/name, a: 20 % of 100 B, 1 B/s, 1 min 20 s left",
@@ -92,7 +91,7 @@ def test_bytes_of_a_former_run_do_not_count_as_fast(monkeypatch: pytest.MonkeyPa
     for second in (0.0, 10.0):
         now[0] = second
         done = GIB // 2 + int(second) * 1024
-        display(Step("downloading", file="a", done=done, total=GIB))  # type: ignore[arg-type]
+        display(progress_of("downloading", file="a", done=done, total=GIB))
     assert "1 KiB/s" in stream.getvalue().splitlines()[-1]
 
 
@@ -103,13 +102,13 @@ def test_a_terminal_shows_bars_and_is_left_alone_when_all_is_done(
     screen = Screen()
     before = threading.active_count()
     display = DownloadDisplay(screen)
-    display(Step("listing"))  # type: ignore[arg-type]
+    display(progress_of("listing"))
     for name in ("a.gguf", "b.gguf"):
-        display(Step("downloading", file=name, done=0, total=GIB))  # type: ignore[arg-type]
-        display(Step("downloading", file=name, done=GIB // 2, total=GIB))  # type: ignore[arg-type]
+        display(progress_of("downloading", file=name, done=0, total=GIB))
+        display(progress_of("downloading", file=name, done=GIB // 2, total=GIB))
         time.sleep(0.5)  # More than the time between two drawings.
     assert threading.active_count() > before
-    display(Step("done", done=GIB, total=GIB))  # type: ignore[arg-type]
+    display(progress_of("done", done=GIB, total=GIB))
     # Nothing draws any more, so a server may go on with this terminal.
     assert ends(before)
     shown = screen.getvalue()
@@ -125,7 +124,7 @@ def test_an_error_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> No
 
     def interrupted() -> None:
         with DownloadDisplay(screen) as display:
-            display(Step("downloading", file="a", done=1, total=GIB))  # type: ignore[arg-type]
+            display(progress_of("downloading", file="a", done=1, total=GIB))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -137,13 +136,15 @@ def test_an_error_gives_the_terminal_back(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.reliability("S-28")
 def test_hostile_names_do_not_move_the_cursor() -> None:
     steps = [
-        Step("downloading", "org/\x1b[2Jname", "a\r\x1b]0;x\x07[red].gguf", part * GIB, 4 * GIB)
+        progress_of(
+            "downloading", "org/\x1b[2Jname", "a\r\x1b]0;x\x07[red].gguf", part * GIB, 4 * GIB
+        )
         for part in range(4)
     ]
     for stream in (io.StringIO(), Screen()):
         with DownloadDisplay(stream) as display:
             for step in steps:
-                display(step)  # type: ignore[arg-type]
+                display(step)
         assert "\x1b[2J" not in stream.getvalue()
         assert "\x1b]0" not in stream.getvalue()
 
@@ -154,14 +155,14 @@ def test_several_threads_may_report_at_once() -> None:
 
     def report(name: str) -> None:
         for done in range(500):
-            display(Step("downloading", file=name, done=done, total=500))  # type: ignore[arg-type]
+            display(progress_of("downloading", file=name, done=done, total=500))
 
     threads = [threading.Thread(target=report, args=(str(each),)) for each in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    display(Step("done", done=500, total=500))  # type: ignore[arg-type]
+    display(progress_of("done", done=500, total=500))
     assert stream.getvalue() == "org/name: 500 B, 0 s\n"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -16,17 +16,15 @@ from openllm.cli import pull as command
 from openllm.config.download import DownloadOptions
 from openllm.config.effective import Configuration
 from openllm.errors import ConfigurationError, ModelNotFoundError, OpenLLMError
+from openllm.models.pull import Progress
 from openllm.types import LocalModel
 
 
-class Step(NamedTuple):
-    """Stands for `openllm.models.pull.Progress`."""
-
-    phase: str
-    source: str = "org/one"
-    file: str = ""
-    done: int = 0
-    total: int = 100
+def progress_of(
+    phase: str, source: str = "org/one", file: str = "", done: int = 0, total: int = 100
+) -> Progress:
+    """Return what a download tells."""
+    return Progress(phase, source, file, done, total)
 
 
 class Fetches:
@@ -44,11 +42,11 @@ class Fetches:
         (entry,) = configuration.entries
         self.asked.append(entry.text)
         self.download, self.backend = entry.download, entry.config.load.backend
-        on_progress(Step("listing", entry.text))
-        on_progress(Step("downloading", entry.text, done=50))
+        on_progress(progress_of("listing", entry.text))
+        on_progress(progress_of("downloading", entry.text, done=50))
         if self.end is not None and len(self.asked) == 2:
             raise self.end
-        on_progress(Step("done", entry.text, done=100))
+        on_progress(progress_of("done", entry.text, done=100))
         tag = f"llamacpp-{entry.text.replace('/', '--')}:1"
         return (LocalModel(name=entry.name, path="/p", format="gguf", source=entry.text, tag=tag),)
 

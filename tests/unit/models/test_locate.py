@@ -12,8 +12,8 @@ import pytest
 
 from openllm.errors import ConfigurationError, ModelFileError
 from openllm.models.layouts import check_files
-from openllm.models.locate import find_local, has_quantisation
-from openllm.models.ref import parse_ref
+from openllm.models.locate import find_local
+from openllm.models.ref import has_quantisation, parse_ref
 from openllm.models.store import StoredFile, add
 from openllm.types import LocalModel
 from tests.unit.models.gguf_bytes import build

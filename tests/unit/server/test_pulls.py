@@ -6,11 +6,12 @@ import asyncio
 import threading
 from collections.abc import Callable
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from openllm.errors import ConfigurationError, OverloadedError
+from openllm.models.pull import Progress
 from openllm.server.pull_events import Pace
 from openllm.server.pulls import MAX_PULLS, Pull, Pulls
 from openllm.types import LocalModel
@@ -20,14 +21,15 @@ pytestmark = pytest.mark.anyio
 MODEL = LocalModel(name="m", path="/m.gguf", format="gguf", tag="llamacpp-m:1")
 
 
-class Step(NamedTuple):
-    """Stands for `openllm.models.pull.Progress`."""
-
-    phase: str = "downloading"
-    source: str = "org/name"
-    file: str = "a"
-    done: int = 0
-    total: int = 100
+def progress_of(
+    phase: str = "downloading",
+    source: str = "org/name",
+    file: str = "a",
+    done: int = 0,
+    total: int = 100,
+) -> Progress:
+    """Return what a download tells."""
+    return Progress(phase, source, file, done, total)
 
 
 class Download:
@@ -44,14 +46,14 @@ class Download:
     def __call__(self, report: Callable[[Any], None], cancelled: threading.Event) -> LocalModel:
         self.calls += 1
         self.report, self.cancelled = report, cancelled
-        report(Step())
+        report(progress_of())
         self.began.set()
         while not self.finish.wait(0.01):
             if cancelled.is_set():
                 raise RuntimeError("cancelled")
         if self.error is not None:
             raise self.error
-        report(Step(done=100))
+        report(progress_of(done=100))
         return MODEL
 
 
@@ -85,8 +87,8 @@ async def test_many_clients_share_one_download() -> None:
     await asyncio.sleep(0.05)
     download.finish.set()
     for seen, model in await asyncio.gather(*followers, late):
-        assert seen[0] == Step()
-        assert seen[-1] == Step(done=100)
+        assert seen[0] == progress_of()
+        assert seen[-1] == progress_of(done=100)
         assert model == MODEL
     assert download.calls == 1
     # It is over: who asks now begins anew.
@@ -147,11 +149,11 @@ async def test_a_slow_client_is_told_the_newest_only(monkeypatch: pytest.MonkeyP
             if len(seen) == 1:
                 assert download.report is not None
                 for done in range(1, 1000):
-                    download.report(Step(done=done, total=10_000))
+                    download.report(progress_of(done=done, total=10_000))
                 download.finish.set()
                 await until(lambda: pull._ended)
     assert len(seen) <= 3
-    assert seen[-1] == Step(done=100)
+    assert seen[-1] == progress_of(done=100)
 
 
 def test_the_pace_lets_through_what_is_new() -> None:
@@ -159,8 +161,9 @@ def test_the_pace_lets_through_what_is_new() -> None:
     admitted = [
         pace.admits(step)  # type: ignore[arg-type]
         for step in (
-            Step(done=1), Step(done=2), Step(source="b"), Step("verifying"),
-            Step("verifying", done=2), Step(done=3), Step(done=100),
+            progress_of(done=1), progress_of(done=2), progress_of(source="b"),
+            progress_of("verifying"),
+            progress_of("verifying", done=2), progress_of(done=3), progress_of(done=100),
         )
     ]  # fmt: skip
     assert admitted == [True, False, True, True, False, True, True]
