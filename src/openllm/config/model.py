@@ -65,7 +65,7 @@ class LoadOptions(BaseModel):
         None,
         ge=1,
         description="Prompt tokens read between two steps of the running requests"
-        " [default: 512 on torch, on vllm 128 on a CPU and vLLM's own elsewhere].",
+        " [default: 512 on torch, on vllm 160 on a CPU and vLLM's own elsewhere].",
     )
     gpu_memory_utilization: float | None = Field(
         None,

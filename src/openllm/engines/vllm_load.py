@@ -48,7 +48,7 @@ QUIET = {
 }
 """Environment of vLLM's processes: nothing is sent or downloaded, nothing printed."""
 
-PREFILL_CHUNK = 128
+PREFILL_CHUNK = 160
 """Prompt tokens of a step on a CPU, which reads some thousand a second: with vLLM's own thousands
 in a step, the requests of a burst all wait for the last one's prompt."""
 

@@ -170,38 +170,31 @@ class _Content:
     def __init__(self, descriptor: int, remote: RemoteFile) -> None:
         self._descriptor = descriptor
         self._remote = remote
-        self._hasher = _Hasher(remote)
-        self.offset = 0
         size = os.fstat(descriptor).st_size
-        if 0 <= remote.size < size:
-            size = 0
-        while self.offset < size:
-            piece = os.pread(descriptor, min(_BLOCK, size - self.offset), self.offset)
-            if not piece:
-                break
-            self._hasher.add(piece)
-            self.offset += len(piece)
+        self.offset = 0 if 0 <= remote.size < size else size
+        self._hasher = _Hasher(descriptor, remote)
+        self._hasher.go_on(self.offset)
 
     def write(self, piece: bytes) -> None:
         written = 0
         while written < len(piece):
             written += os.pwrite(self._descriptor, piece[written:], self.offset + written)
-        self._hasher.add(piece)
         self.offset += len(piece)
+        self._hasher.go_on(self.offset)
 
     def go_to(self, offset: int) -> None:
         """Begin anew if `offset` is not where the content ends."""
         if offset == self.offset:
             return
         self._hasher.close()
-        self._hasher = _Hasher(self._remote)
+        self._hasher = _Hasher(self._descriptor, self._remote)
         self.offset = 0
 
     def is_right(self) -> bool:
-        self._hasher.close()
         os.ftruncate(self._descriptor, self.offset)
+        self._hasher.close()
         remote = self._remote
-        if remote.size >= 0 and self.offset != remote.size:
+        if self._hasher.offset != self.offset or 0 <= remote.size != self.offset:
             return False
         if remote.sha256:
             return self.sha256 == remote.sha256
@@ -220,25 +213,38 @@ class _Content:
 
 
 class _Hasher:
-    """Hashes on a thread of its own, so that hashing costs a download next to nothing."""
+    """Hashes what is in the file, block by block behind the writer, on a thread of its own.
 
-    def __init__(self, remote: RemoteFile) -> None:
+    It reads the file again, from the system's cache: a thread that is handed every piece as it
+    comes costs the writer more in turns of the interpreter than the reading costs here.
+    """
+
+    def __init__(self, descriptor: int, remote: RemoteFile) -> None:
         self._digests: list[_Digest] = [hashlib.sha256()]
         if remote.blob and remote.size >= 0:
             # Git's own name for content; it guards against damage here, not against forgery.
             blob = hashlib.sha1(b"blob %d\0" % remote.size, usedforsecurity=False)
             self._digests.append(blob)
-        self._pieces: queue.Queue[bytes] = queue.Queue(maxsize=64)
+        self._descriptor = descriptor
+        self.offset = 0
+        """Bytes hashed."""
+        self._asked = self._end = 0
+        self._ends: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="openllm-hash", daemon=True)
         self._thread.start()
 
-    def add(self, piece: bytes) -> None:
-        if piece:
-            self._pieces.put(piece)
+    def go_on(self, end: int) -> None:
+        """Hash what lies before `end`, some time before `close` returns."""
+        if end - self._asked >= _BLOCK:
+            self._ends.put(end)
+            self._asked = end
+        self._end = end
 
     def close(self) -> None:
+        """Hash the rest; returns when all is done."""
         if self._thread.is_alive():
-            self._pieces.put(b"")
+            self._ends.put(self._end)
+            self._ends.put(-1)
             self._thread.join()
 
     @property
@@ -250,9 +256,15 @@ class _Hasher:
         return self._digests[-1].hexdigest()
 
     def _run(self) -> None:
-        while piece := self._pieces.get():
-            for digest in self._digests:
-                digest.update(piece)
+        block = memoryview(bytearray(_BLOCK))
+        while (end := self._ends.get()) >= 0:
+            while self.offset < end:
+                got = os.preadv(self._descriptor, [block[: end - self.offset]], self.offset)
+                if not got:
+                    return
+                for digest in self._digests:
+                    digest.update(block[:got])
+                self.offset += got
 
 
 @contextmanager
