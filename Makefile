@@ -21,7 +21,7 @@ PINS   := $(if $(wildcard $(LOCK)),--constraint $(LOCK))
 
 SPEC   := build/spec.json
 
-.PHONY: start test check unit engines spec bench clean
+.PHONY: start test check unit engines spec bench proto clean
 
 start: $(VENV)/.installed
 	@exec $(BIN)/openllm start $(ARGS)
@@ -44,6 +44,13 @@ spec: $(VENV)/.test-installed $(HEAVY)/.installed
 	rm -f $(SPEC)
 	$(MAKE) --no-print-directory unit ARGS="--quiet --spec-outcomes $(SPEC)"
 	$(MAKE) --no-print-directory engines ARGS="--quiet --spec-outcomes $(SPEC) --spec-report"
+
+# The messages of gRPC; an old compiler, whose output every protobuf since 5.29 can import.
+proto:
+	$(PYTHON) -m venv build/proto
+	build/proto/bin/python -m pip install --quiet 'grpcio-tools==1.62.3' 'setuptools<80'
+	build/proto/bin/python -m grpc_tools.protoc --proto_path=src --python_out=src --pyi_out=src \
+		src/openllm/server/proto/openllm.proto
 
 bench: $(VENV)/.test-installed
 	$(BIN)/python -m benchmarks all

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +14,12 @@ from unittest import mock
 
 from benchmarks.results import Goal, Result
 from openllm.config.download import DownloadOptions
-from openllm.models import transfer
+from openllm.models import transfer, transfer_content
 from openllm.models.hub import RemoteFile, inspect, wanted
 from openllm.models.ref import parse_ref
 from openllm.models.transfer_http import Session
 from openllm.models.transfer_retry import Pace
+from openllm.models.transfer_stop import Halt
 from tests.hub_apart import served_apart
 from tests.hub_puller import end, environment, start
 from tests.hub_server import HubServer
@@ -57,13 +57,15 @@ def run(rounds: int = 5) -> Result:
 
 
 class _NoHasher:
-    """Stands for `transfer._Hasher`: believes whatever comes."""
+    """Stands for `transfer_content._Hasher`: believes whatever comes."""
 
     def __init__(self, descriptor: int, remote: RemoteFile) -> None:
         self.sha256, self.blob, self.offset = remote.sha256, remote.blob, 0
 
     def go_on(self, end: int) -> None:
         self.offset = end
+
+    def finish(self, halt: Halt) -> None: ...
 
     def close(self) -> None: ...
 
@@ -77,13 +79,13 @@ def _timed(rounds: int) -> tuple[list[float], list[float]]:
         (remote,) = wanted(inspect(parse_ref(REPO), options))
         for _ in range(rounds + 1):
             with_hash.append(_fetch(remote, options))
-            with mock.patch.object(transfer, "_Hasher", _NoHasher):
+            with mock.patch.object(transfer_content, "_Hasher", _NoHasher):
                 without.append(_fetch(remote, options))
     return with_hash[1:], without[1:]
 
 
 def _fetch(remote: RemoteFile, options: DownloadOptions) -> float:
-    watch = transfer.Watch(Pace(None), threading.Event(), lambda *_: None)
+    watch = transfer.Watch(Pace(None), lambda *_: None, lambda _: None)
     with tempfile.TemporaryDirectory() as folder, Session(options, options.endpoint) as session:
         begin = time.perf_counter()
         transfer.fetch_file(session, remote, Path(folder), watch)

@@ -44,7 +44,7 @@ def run(rounds: int = 5, threads: int = 2, output: int = 128) -> Result:
     as many threads as our engine, which wait in the same way.
     """
     folder = make_checkpoint()
-    options = ("--max-concurrency", str(CONCURRENCY), "--threads", str(threads), "--no-embeddings")
+    options = ("--max-concurrency", str(CONCURRENCY), "--threads", str(threads))
     peers = {
         "vllm serve": vllm_server(folder, CONCURRENCY, env=CACHE_GIB),
         f"vllm serve, {threads} threads": vllm_server(

@@ -79,6 +79,13 @@ class Faults:
     rate: int | None = None
     """Bytes a second of each connection."""
 
+    head_status: int = 0
+    """Answer this to every HEAD request for a file."""
+    no_length: bool = False
+    """Tell the length of no file, to HEAD and GET alike, nor with parts of it."""
+    no_etag: bool = False
+    """No ETag of any file."""
+
     redirect: bool = False
     """Send downloads of LFS files to the second port; for these, `only` and `times` count there."""
     redirect_to: str = ""

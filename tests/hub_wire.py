@@ -151,7 +151,12 @@ class Handler(BaseHTTPRequestHandler):
         if wrong and faults.flip is not None:
             at = faults.flip
             content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
-        headers = {"ETag": f'"{etag}"', "Accept-Ranges": "bytes", **about}
+        headers = {"Accept-Ranges": "bytes", **about}
+        if not faults.no_etag:
+            headers["ETag"] = f'"{etag}"'
+        if self.command == "HEAD" and faults.head_status:
+            self._fail(faults.head_status, "")
+            return
         if wrong and faults.status:
             self._fail(faults.status, "")
             return
@@ -175,11 +180,12 @@ class Handler(BaseHTTPRequestHandler):
                 return
             status, content = 206, content[first : last + 1]
             said = wrong and faults.content_range
-            headers["Content-Range"] = said or f"bytes {first}-{last}/{total}"
+            whole = "*" if faults.no_length else total
+            headers["Content-Range"] = said or f"bytes {first}-{last}/{whole}"
         length: int | None = len(content)
         if wrong and faults.content_length is not None:
             length = None if faults.content_length == "missing" else faults.content_length
-        if wrong and faults.endless:
+        if faults.no_length or (wrong and faults.endless):
             length = None
         self._head(status, headers, length)
         if self.command == "GET":

@@ -6,27 +6,22 @@
     olm.start(model="demo")
     llama_runner = get_llama_runner(top_k=3, top_p=0.15)
 
-Every family of models is a module here, with the name `openllm models` prints.
+Every family of models is a module here, with the name `openllm models` prints; those that
+`Registry.add_family` or an installed package adds are too.
 """
 
 from __future__ import annotations
 
-import re
 import sys
 from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from openllm._version import __version__
-from openllm.models.families import families
-
-if TYPE_CHECKING:
-    from openllm.bento.launch import start
-    from openllm.bento.registry import LLMModel, import_model
-    from openllm.bento.runnable import LLMRunnable
-    from openllm.bento.runners import get_runner
-    from openllm.models.registry import REGISTRY as Registry
+from openllm.models.families import find
+from openllm.models.family import plain
 
 _PUBLIC = {
     "LLMModel": "openllm.bento.registry",
@@ -51,10 +46,7 @@ __all__ = [
 class _FamilyModule(ModuleType):
     """`open_llm_server.<family>`, whose `get_runner` need not be told the name."""
 
-    def __init__(self, module: str, family: str) -> None:
-        super().__init__(f"{__name__}.{module}", f"Runners of the family {family}.")
-        self.__spec__ = ModuleSpec(self.__name__, loader=None)
-        self._family = family
+    _family: str
 
     def get_runner(self, model_name: str = "", **options: Any) -> Any:
         """Return a runner of the family; see `openllm.bento.runners.get_family_runner`."""
@@ -62,24 +54,39 @@ class _FamilyModule(ModuleType):
         return make(self._family, model_name, **options)
 
 
-def _add_modules(family: str) -> None:
-    """Let a family's name be imported with underscores, and with hyphens by `import_module`."""
-    plain = re.sub(r"\W", "_", family)
-    for spelling in (plain, plain.replace("_", "-")):
-        module = _FamilyModule(spelling, family)
-        sys.modules[module.__name__] = globals()[spelling] = module
+class _FamilyFinder(MetaPathFinder, Loader):
+    """Lets a family's name be imported with underscores, and with hyphens by `import_module`."""
+
+    def find_spec(self, fullname: str, *where: Any) -> ModuleSpec | None:
+        package, _, module = fullname.rpartition(".")
+        name = _family_name(module) if package == __name__ else None
+        return ModuleSpec(fullname, self, origin=name) if name else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _FamilyModule(spec.name, f"Runners of the family {spec.origin}.")
+
+    def exec_module(self, module: ModuleType) -> None:
+        if isinstance(module, _FamilyModule) and module.__spec__ is not None:
+            module._family = module.__spec__.origin or ""
 
 
-for _row in families():
-    for _name in (*_row.aliases, _row.name):
-        _add_modules(_name.replace("_", "-"))
+def _family_name(module: str) -> str | None:
+    """Return the name of the family that a module stands for, as a model's name."""
+    family = find(module)
+    names = (family.name, *family.aliases) if family else ()
+    return next((name.replace("_", "-") for name in names if plain(name) == plain(module)), None)
+
+
+sys.meta_path.append(_FamilyFinder())
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PUBLIC:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, _, attribute = _PUBLIC[name].partition(":")
-    return getattr(import_module(module), attribute or name)
+    if name in _PUBLIC:
+        module, _, attribute = _PUBLIC[name].partition(":")
+        return getattr(import_module(module), attribute or name)
+    if not name.startswith("_") and _family_name(name):
+        return import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -140,6 +140,8 @@ class LocalModel(Struct, frozen=True, kw_only=True):
         source: Where it came from, "org/name" or a URL; "" for what was here already.
         revision: The commit of a model from the hub.
         tag: "name:version" in BentoML's store; "" for what is not in it.
+        tokenizer: Where the tokenizer and the chat template are, if not in `path`; its weights,
+            should it have any, are not looked at.
     """
 
     name: str
@@ -148,6 +150,7 @@ class LocalModel(Struct, frozen=True, kw_only=True):
     source: str = ""
     revision: str = ""
     tag: str = ""
+    tokenizer: LocalModel | None = None
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):

@@ -22,8 +22,10 @@ from openllm.config.server import ServerSettings
 from openllm.engines.scripted_engine import ScriptedEngine
 from openllm.errors import ModelNotFoundError
 from openllm.fleet import ModelStatus
+from openllm.fleet.measures import ModelMeasures, ModelReport
 from openllm.server.app import build_app
 from openllm.server.guard import Guard
+from openllm.server.metrics_requests import RequestMeasures
 from openllm.server.protocol import HttpProtocol
 from openllm.types import CompletionChunk, EmbeddingOutput, GenerateRequest, LocalModel, Prompt
 
@@ -73,6 +75,14 @@ class ScriptedFleet:
             created=1_700_000_000,
             capabilities=self.engines[name].capabilities,
             fingerprint="fp_test",
+        )
+
+    def reports(self) -> tuple[ModelReport, ...]:
+        return tuple(
+            ModelReport(
+                name=each.name, state=each.state, running=0, waiting=0, measures=ModelMeasures()
+            )
+            for each in self.statuses()
         )
 
     def defaults(self, _: str) -> RequestDefaults:
@@ -142,7 +152,8 @@ def running(fleet: Any, settings: ServerSettings | None = None) -> Iterator[Serv
 
     async def main() -> None:
         await fleet.start()
-        app = Guard(build_app(fleet, settings), settings=settings)
+        requests = RequestMeasures()
+        app = Guard(build_app(fleet, settings, requests=requests), settings, requests)
         config = uvicorn.Config(
             app, http=HttpProtocol, lifespan="off", log_config=None, timeout_graceful_shutdown=2
         )

@@ -13,7 +13,7 @@ import pytest
 from starlette.routing import Mount, Route
 from starlette.types import ASGIApp
 
-from openllm.bento.edge import OwnRoutes, create_service
+from openllm.bento.edge import Front, OwnRoutes, create_service
 from openllm.config.model import RequestDefaults
 from openllm.config.server import ServerSettings
 from openllm.server.app import build_app
@@ -35,7 +35,6 @@ BAD_HOSTS = (
 
 # BentoML's, in versions and settings beside those that the tests run with.
 BENTOML_PATHS = {
-    "/metrics",
     "/docs.json",
     "/schema.json",
     "/static_content/index.css",
@@ -55,6 +54,7 @@ OUR_ROUTES = """
 /embed POST
 /healthz GET HEAD
 /livez GET HEAD
+/metrics GET HEAD
 /openai/v1/chat/completions POST
 /openai/v1/completions POST
 /openai/v1/embeddings POST
@@ -91,7 +91,7 @@ def served(fleet: Any, settings: ServerSettings) -> ASGIApp:
 def edge(fleet: Any, settings: ServerSettings) -> ASGIApp:
     with warnings.catch_warnings():  # BentoML's own.
         warnings.simplefilter("ignore")
-        app: ASGIApp = create_service(fleet, settings).to_asgi()
+        app: ASGIApp = create_service(Front(fleet, settings)).to_asgi()
     return app
 
 
@@ -138,8 +138,7 @@ def test_the_route_table_is_as_written_here(fleet: Any, settings: ServerSettings
 @pytest.mark.parametrize("kind", ["served", "bare"])
 async def test_no_route_answers_without_a_key(kind: str, request: pytest.FixtureRequest) -> None:
     app: Any = request.getfixturevalue(kind)
-    inside = app._app
-    found = set(paths(inside._bento if isinstance(inside, OwnRoutes) else inside))
+    found = set(paths(app._bento if isinstance(app, OwnRoutes) else app._app))
     assert {"/v1/chat/completions", "/chat", "/docs", "/livez"} <= found | _ours(request)
     tried = 0
     for path in sorted(found | _ours(request) | BENTOML_PATHS):
@@ -185,7 +184,7 @@ async def test_nothing_of_bentoml_is_reached(
     fleet: Any, api_key: tuple[str, ...], request: pytest.FixtureRequest
 ) -> None:
     app: Any = edge(fleet, ServerSettings(api_key=api_key))
-    theirs = set(paths(app._app._bento)) - _ours(request)
+    theirs = set(paths(app._bento)) - _ours(request)
     assert {"/docs.json", "/schema.json", "/static_content/"} <= theirs
     others = {"/no-such-route", "/docs/none", "/v1/none", "/v1//models"}
     for path in sorted(theirs | BENTOML_PATHS | others):
@@ -224,7 +223,7 @@ async def test_the_way_to_the_docs(served: ASGIApp, path: str, method: str) -> N
 
 
 def test_bentoml_build_learns_the_routes(fleet: Any, settings: ServerSettings) -> None:
-    schema = create_service(fleet, settings).schema()
+    schema = create_service(Front(fleet, settings)).schema()
     assert set(schema["paths"]) >= {line.split()[0] for line in OUR_ROUTES.strip().split("\n")}
 
 

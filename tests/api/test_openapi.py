@@ -120,6 +120,8 @@ async def test_every_example_works_and_its_answer_is_as_described(
     assert reply.status_code == 200, reply.text
     if operation.answer is not None:
         TypeAdapter(operation.answer).validate_json(reply.content, strict=True)
+    elif operation.text:
+        assert reply.headers["content-type"].startswith("text/plain")
     else:
         assert operation.event is ChatEvent
         for data in re.findall(r"^data: (.*)$", reply.text, re.MULTILINE):

@@ -96,7 +96,7 @@ from bentoml.legacy import Service
 from open_llm_server import LLMRunnable, get_runner
 
 
-class WithThreads(LLMRunnable, model_name="targeted"):
+class WithThreads(LLMRunnable, model_name="demo"):
     @LLMRunnable.method(batchable=False)
     def threads(self):
         return [os.environ["OMP_NUM_THREADS"], self._llm.config.load.threads]
@@ -109,7 +109,8 @@ class WithCount(LLMRunnable, model_name="plain"):
 
 
 targeted, plain = get_runner("targeted=./slow.script.json"), get_runner("plain=./slow.script.json")
-svc = Service("speeds", runners=[targeted, plain])
+demo = get_runner("demo")
+svc = Service("speeds", runners=[targeted, plain, demo])
 
 
 @svc.api(input=Text(), output=JSON())
@@ -144,7 +145,7 @@ async def dies(text):
 
 @svc.api(input=Text(), output=JSON())
 async def threads(text):
-    return await targeted.threads.async_run()
+    return await demo.threads.async_run()
 """
 
 
@@ -215,7 +216,7 @@ def test_a_configuration_file_targets_one_model(tmp_path: Path) -> None:
     (tmp_path / "slow.script.json").write_text(json.dumps(slow))
     file = tmp_path / "bentoml.yaml"
     file.write_text(
-        "version: 1\nrunners:\n  targeted: {resources: {cpu: 1}, traffic: {timeout: 1}}\n"
+        "version: 1\nrunners:\n  targeted: {traffic: {timeout: 1}}\n  demo: {resources: {cpu: 1}}\n"
     )
     with serving(tmp_path, BENTOML_CONFIGURATION=str(file)) as url:
         first = httpx2.post(f"{url}/first", content="x", headers=TEXT, timeout=60)

@@ -56,7 +56,7 @@ def test_bentoml_serve(scripted: Callable[..., LocalModel]) -> None:
             with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
                 raw.sendall(b"no HTTP at all\r\n\r\n")
                 assert b'"error"' in raw.recv(4096)
-            for path in ("/no/such/route", "/docs.json", "/schema.json", "/metrics"):
+            for path in ("/no/such/route", "/docs.json", "/schema.json"):
                 missing = httpx2.get(url + path, headers=header)
                 assert missing.status_code == 404, path
                 assert set(missing.json()["error"]) == {"message", "type", "param", "code"}

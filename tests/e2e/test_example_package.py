@@ -49,7 +49,23 @@ def test_models_lists_what_it_adds(installed: Path) -> None:
     found = json.loads(done.stdout)
     assert found["tales"]["supported_backends"] == ["markov"]
     assert "chain" in found
+    assert found["markov"] == {
+        "architecture": "MarkovChain",
+        "example_id": "markov",
+        "supported_backends": ["markov"],
+        "installation": "pip install openllm-markov",
+        "items": [],
+    }
     assert "llama" in found
+
+
+@pytest.mark.spec("S0-52", "S3-44")
+def test_its_family_starts_by_name_and_size(installed: Path) -> None:
+    with serving("markov:tales", "--temperature", "0") as server:
+        assert server.ready["models"] == ["markov:tales"]
+        body = {"model": "markov:tales", "prompt": "Once upon a time", "max_tokens": 16}
+        answer = server.post("/v1/completions", body)
+        assert answer.json()["usage"]["completion_tokens"] == 16
 
 
 def test_an_llm_of_it_generates(installed: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 import openllm
 from tests.e2e.server_process import run, serving
 from tests.hub_server import HubServer
+from tests.unit.models.gguf_bytes import wide_model
 
 GGUF = (Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf").read_bytes()
 
@@ -38,3 +39,21 @@ def test_the_second_start_makes_no_network_call(
         assert done.returncode == 2
         assert "Did you mean 'llama'" in done.stderr
         assert hub.requests == []
+
+
+@pytest.mark.spec("S3-01")
+def test_a_model_that_the_memory_cannot_hold_is_not_downloaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
+    large = wide_model(64 << 20)
+    with HubServer({"org/large": {"large-q8_0.gguf": large}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        asked = ("--context-length", "131072", "--max-concurrency", "1024")
+        done = run("start", "org/large", *asked)
+        assert done.returncode == 1
+        assert "of memory are needed at least" in done.stderr
+        assert " are free (large " in done.stderr
+        assert "Traceback" not in done.stderr
+        assert hub.body_bytes <= 1 << 20

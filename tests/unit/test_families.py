@@ -14,15 +14,14 @@ import pytest
 from openllm.errors import ConfigurationError
 from openllm.llm.arguments import model_config
 from openllm.models.families import (
-    FamilyEngine,
     families,
     family_of,
     family_of_id,
     find,
-    read_families,
     support_of,
     why_not,
 )
+from openllm.models.family import Library, index_of, read_rows
 from openllm.models.locate import expand
 from openllm.models.ref import parse_ref
 from openllm.models.registry import Registry
@@ -72,7 +71,7 @@ def test_lists_the_documents_backends(name: str) -> None:
         expected = ["pt"]
     elif name in NO_CTRANSLATE:
         expected = ["pt", "vllm"]
-    assert list(family(name).supported_backends) == expected
+    assert list(family(name).backends) == expected
 
 
 @pytest.mark.spec("S4-25")
@@ -108,6 +107,9 @@ def test_dolly_is_pinned() -> None:
         ("gpt-neox", "gpt_neox"),
         ("qwen2.5", "qwen2"),
         ("gpt-oss", "gpt_oss"),
+        ("qwen2_5", "qwen2"),
+        ("qwen1.5", "qwen1_5"),
+        ("qwen3.5", "qwen3_5"),
     ],
 )
 def test_both_spellings_are_found(name: str, meant: str) -> None:
@@ -140,17 +142,19 @@ def test_an_architecture_has_one_family(architecture: str, owner: str) -> None:
 
 
 def test_families_that_share_an_architecture_run_on_the_same_engines() -> None:
-    neox = family("gpt_neox")
-    assert neox.runs_on == ("torch", "vllm")
-    assert family("dolly_v2").runs_on == family("stablelm").runs_on == neox.runs_on
+    assert family("pythia").architecture == family("gpt_neox").architecture
+    assert family("pythia").backends == ("pt", "vllm")
+    support = support_of("GPTNeoXForCausalLM")
+    assert support is not None
+    assert support.runs_on == ("torch", "vllm")
 
 
 def test_backends_of_newer_families_are_what_runs_them() -> None:
-    assert family("qwen3").supported_backends == ("pt", "vllm")
-    assert family("lfm2").supported_backends == ("vllm",)
+    assert family("qwen3").backends == ("pt", "vllm")
+    assert family("lfm2").backends == ("vllm",)
 
 
-GONE: list[tuple[str, FamilyEngine, str]] = [
+GONE: list[tuple[str, Library, str]] = [
     ("QWenLMHeadModel", "torch", "transformers 4.37"),
     ("QWenLMHeadModel", "vllm", "vLLM 0.23.0"),
     ("BaichuanForCausalLM", "torch", "transformers 4.33"),
@@ -166,7 +170,7 @@ GONE: list[tuple[str, FamilyEngine, str]] = [
 
 @pytest.mark.parametrize(("architecture", "engine", "version"), GONE)
 def test_what_no_longer_runs_names_the_version_that_did(
-    architecture: str, engine: FamilyEngine, version: str
+    architecture: str, engine: Library, version: str
 ) -> None:
     message = why_not(architecture, engine)
     assert message is not None
@@ -176,7 +180,7 @@ def test_what_no_longer_runs_names_the_version_that_did(
 
 
 def test_only_what_does_not_run_has_a_reason_why_not() -> None:
-    engines: tuple[FamilyEngine, ...] = ("torch", "vllm")
+    engines: tuple[Library, ...] = ("torch", "vllm")
     for row in families():
         for support in row.architectures:
             for name in support.names:
@@ -196,7 +200,7 @@ def row(name: str = "one", architecture: str = "OneModel", **changes: Any) -> di
 
 
 def test_a_good_table_is_read() -> None:
-    index = read_families(table(row(), row("two", "TwoModel")))
+    index = index_of(read_rows(table(row(), row("two", "TwoModel"))))
     assert [each.name for each in index.families] == ["one", "two"]
 
 
@@ -209,24 +213,23 @@ def test_a_good_table_is_read() -> None:
         ([row(), row("two", "TwoModel", model_types=["one"])], "'one' stands twice"),
         ([row(), row("two", "Other", architectures=[])], "'Other', which is in no family's list"),
         (
-            [row(architectures=[{"names": ["OneModel"], "runs_on": ["torch"]}])],
+            [row(architectures=[{"names": ["OneModel"], "runs_on": []}])],
             "'OneModel' lacks an engine",
         ),
         ([row(colour="red")], "damaged"),
-        ([row(backends=["tensorrt"])], "damaged"),
+        ([row(backends="tensorrt")], "damaged"),
+        ([row(architectures=[{"names": ["A"], "runs_on": [], "why": {"x": "y"}}])], "damaged"),
         ([{"name": "one"}], "damaged"),
     ],
 )
 def test_a_table_with_two_meanings_is_refused(rows: list[dict[str, Any]], complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(complaint)):
-        read_families(table(*rows))
+        index_of(read_rows(table(*rows)))
 
 
 def test_the_table_is_data_of_the_package() -> None:
     data = files("openllm.models").joinpath("families.json").read_bytes()
-    assert [each.name for each in read_families(data).families] == [
-        each.name for each in families()
-    ]
+    assert [each.name for each in read_rows(data)] == [each.name for each in families()]
 
 
 def test_reading_the_table_loads_little() -> None:
@@ -250,11 +253,29 @@ def test_every_name_and_size_means_a_model_on_the_hub() -> None:
             assert ref.served_name == name
 
 
+UNPINNED = {
+    *("bloom", "chatglm", "cohere", "hunyuan", "llama", "mpt", "nemotron", "qwen"),
+    *("stablelm", "stablelm2", "yi"),
+}
+"""Families of whose default model no commit is known to be a good one."""
+
+
 @pytest.mark.spec("S0-03")
-def test_a_pinned_revision_is_a_commit() -> None:
-    pinned = {row.name: row.source for row in families() if row.revision}
-    assert pinned == {"dolly_v2": "databricks/dolly-v2-7b@d632f0c8b75b1ae5b26b250d25bfba4e99cb7c6f"}
-    assert expand(parse_ref("dolly:7b"), Registry()).revision == family("dolly").revision
+def test_default_models_are_pinned_to_a_commit() -> None:
+    for row in families():
+        ref = expand(parse_ref(row.name), Registry())
+        assert (ref.repo, ref.revision) == (row.model_id, row.revision), row.name
+        assert bool(re.fullmatch("[0-9a-f]{40}", row.revision)) != (row.name in UNPINNED), row.name
+    commits = [row.revision for row in families() if row.revision]
+    assert len(set(commits)) == len(commits)
+
+
+def test_a_size_that_is_the_default_model_is_at_its_commit() -> None:
+    dolly = family("dolly")
+    assert dolly.revision == "d632f0c8b75b1ae5b26b250d25bfba4e99cb7c6f"
+    assert expand(parse_ref("dolly:7b"), Registry()).revision == dolly.revision
+    assert expand(parse_ref("dolly:3b"), Registry()).revision == ""
+    assert expand(parse_ref(dolly.model_id), Registry()).revision == ""  # As it was typed.
 
 
 def test_defaults_are_settings_of_a_model() -> None:

@@ -3,62 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-import anyio
 import pytest
 
 from openllm.config.model import ModelConfig
 from openllm.errors import EngineStartError, EngineUnavailableError, ModelNotFoundError
 from openllm.fleet import Fleet
 from openllm.fleet.served import ServedModel
-from openllm.types import Capabilities, LocalModel
+from tests.unit.fake_runners import FakeRunner, install, model, until
 
 pytestmark = pytest.mark.anyio
 
 
-def model(name: str = "demo") -> LocalModel:
-    return LocalModel(name=name, path=f"/models/{name}.gguf", format="gguf")
-
-
-class FakeRunner:
-    """A runner without a process."""
-
-    made: list[FakeRunner]
-    loads: bool
-
-    def __init__(self, *_: object) -> None:
-        loop = asyncio.get_running_loop()
-        self.lost: asyncio.Future[None] = loop.create_future()
-        self.died: asyncio.Future[str] = loop.create_future()
-        self.capabilities = Capabilities(
-            engine="fake", engine_version="1", context_length=8, max_concurrency=1
-        )
-        self.made.append(self)
-
-    async def start(self) -> None:
-        if not self.loads:
-            raise EngineStartError("the file is broken")
-
-    async def close(self) -> None: ...
-
-    def die(self) -> None:
-        self.lost.set_result(None)
-        self.died.set_result("was killed by SIGKILL")
-
-
 @pytest.fixture
 def runners(monkeypatch: pytest.MonkeyPatch) -> type[FakeRunner]:
-    runner = type("Runner", (FakeRunner,), {"made": [], "loads": True})
-    monkeypatch.setattr("openllm.fleet.served.Runner", runner)
-    monkeypatch.setattr("openllm.fleet.served.FIRST_BACKOFF", 0.05)
-    return runner
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - a state has no event to wait for
-            await asyncio.sleep(0.005)
+    return install(monkeypatch)
 
 
 async def refusal(served: ServedModel) -> EngineUnavailableError:
@@ -88,7 +47,7 @@ async def test_a_model_that_cannot_load_stays_failed_and_says_so(runners: type[F
     await asyncio.sleep(0.2)
     error = await refusal(served)
     assert error.message == (
-        "model 'demo' has failed: the file is broken; it stays so until the server is started again"
+        "model 'demo' has failed: the file is broken; it stays so until it is started again"
     )
     assert error.retry_after == 30
     assert len(runners.made) == 1

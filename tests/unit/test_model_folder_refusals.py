@@ -102,6 +102,7 @@ class TinyForCausalLM: pass
 MAP = {"AutoModelForCausalLM": "modeling_tiny.TinyForCausalLM"}
 
 
+@pytest.mark.spec("S2-18")
 @pytest.mark.reliability("S-22")
 @pytest.mark.parametrize(
     ("name", "settings"),

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import open_llm_server
 import openllm
-from openllm.models.families import families
+from openllm.models import families as known
+from openllm.models.families import Families, families
 
 
 def test_its_names_are_those_of_openllm() -> None:
@@ -62,6 +65,34 @@ def test_a_family_module_names_its_family(monkeypatch: pytest.MonkeyPatch) -> No
         (("flan-t5",), {"freq_penalty": 0.5}),
         (("qwen2.5",), {}),
     ]
+
+
+@pytest.mark.spec("S0-49", "S0-52")
+def test_an_added_family_is_a_module_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = Families(families())
+    monkeypatch.setattr(known, "table", lambda: table)
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("open_llm_server.tulip_2")
+    assert not hasattr(open_llm_server, "tulip_2")
+    row = {"name": "tulip-2", "architecture": "LlamaForCausalLM", "example_id": "org/tulip"}
+    open_llm_server.Registry.add_family(row)
+    try:
+        assert callable(open_llm_server.tulip_2.get_runner)
+        assert importlib.import_module("open_llm_server.tulip_2") is open_llm_server.tulip_2
+    finally:
+        sys.modules.pop("open_llm_server.tulip_2", None)
+        vars(open_llm_server).pop("tulip_2", None)
+
+
+def test_its_stub_has_every_name() -> None:
+    stub = ast.parse(Path(open_llm_server.__file__).with_suffix(".pyi").read_text())
+    names = set()
+    for node in ast.walk(stub):
+        if isinstance(node, ast.ImportFrom):
+            names |= {alias.asname or alias.name for alias in node.names}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            names.add(node.target.id)
+    assert set(open_llm_server.__all__) <= names
 
 
 def test_importing_it_loads_no_server() -> None:

@@ -16,8 +16,8 @@ FOLDER = Path(openllm.__file__).parent / "demo" / "safetensors"
 @pytest.mark.filterwarnings("ignore:Unclosed context:ResourceWarning")
 async def test_outputs_are_the_same_on_both_engines() -> None:
     said = {}
-    for backend in ("torch", "vllm"):
-        llm = openllm.LLM(FOLDER, backend=backend, dtype="float32", enforce_eager=True)
+    for backend, options in (("torch", {}), ("vllm", {"enforce_eager": True})):
+        llm = openllm.LLM(FOLDER, backend=backend, dtype="float32", **options)
         async with llm:
             asked = {"temperature": 0.0, "max_new_tokens": 12, "logprobs": 1}
             last = await llm.generate("The capital of France", request_id="mine", **asked)

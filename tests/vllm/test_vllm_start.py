@@ -53,7 +53,7 @@ async def test_an_unknown_architecture_is_named(variant: Variant) -> None:
 
 @pytest.mark.reliability("F-06")
 async def test_a_kv_cache_beyond_the_memory_names_need_and_free() -> None:
-    with pytest.raises(OutOfMemoryError, match=r"needs about [\d.]+ GiB .* [\d.]+ GiB are free"):
+    with pytest.raises(OutOfMemoryError, match=r"needs about [\d.]+ .iB .* [\d.]+ .iB are free"):
         await vllm(kv_cache_tokens=10**9).start()
 
 

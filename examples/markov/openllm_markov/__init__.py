@@ -9,12 +9,25 @@ from openllm.models.registry import Registry
 
 MARKOV = EngineKind("openllm_markov.engine:MarkovEngine", formats=("other",))
 
+TALES = str(files("openllm_markov") / "tales" / "tales.txt")
+
+# A row as in OpenLLM-Server's own table, which any package may keep as a JSON file.
+FAMILY = {
+    "name": "markov",
+    "architecture": "MarkovChain",
+    "architectures": [{"names": ["MarkovChain"], "runs_on": ["markov"]}],
+    "example_id": TALES,
+    "sizes": {"tales": TALES},
+    "format": "other",
+    "defaults": {"backend": "markov", "temperature": 0.9},
+    "install": "openllm-markov",
+}
+
 
 def register(registry: Registry) -> None:
     """Add this package's models; called with the registry of the process."""
-    text = str(files("openllm_markov") / "tales" / "tales.txt")
     settings: dict[str, object] = {"backend": "markov", "temperature": 0.7}
-    registry.add_model("tales", text, format="other", defaults=settings)
+    registry.add_model("tales", TALES, format="other", defaults=settings)
 
     @registry.add_model(model_name="chain")
     class Chain:

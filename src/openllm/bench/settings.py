@@ -11,6 +11,7 @@ Endpoint = Literal["chat", "completions"]
 MAX_REQUESTS = 100_000
 """Most requests of one round, also when only a duration is given."""
 
+MAX_LENGTH = 10_000_000
 MAX_CONCURRENCY = 10_000
 MAX_DURATION = 86_400.0
 GOODPUT_METRICS = ("ttft", "tpot", "e2el")
@@ -21,6 +22,18 @@ class LengthRange(Struct, frozen=True, array_like=True):
 
     low: int
     high: int
+
+    @classmethod
+    def of(cls, text: str) -> LengthRange:
+        """Read a number of tokens, or LOW:HIGH; raises `ValueError` if it is neither."""
+        low, colon, high = text.partition(":")
+        try:
+            lengths = cls(int(low), int(high) if colon else int(low))
+        except ValueError:
+            raise ValueError(f"{text!r} is not a number of tokens nor LOW:HIGH") from None
+        if not 1 <= lengths.low <= lengths.high <= MAX_LENGTH:
+            raise ValueError(f"{text!r} must be 1 or more, and LOW no more than HIGH")
+        return lengths
 
 
 class BenchSettings(Struct, frozen=True, kw_only=True):

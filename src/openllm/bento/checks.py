@@ -5,27 +5,35 @@ Nothing is downloaded: a model that is not here is looked at once it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from openllm.bento.grpc_process import check_grpc
+from openllm.bento.heeded import unheeded_options
 from openllm.bento.options import blame
 from openllm.bento.preflight import check_models
 from openllm.bento.tls import create_tls
 from openllm.config.effective import Configuration, Entry, Setting
 from openllm.config.explain import together
 from openllm.errors import ConfigurationError, OpenLLMError
-from openllm.llm.fetching import local_model
-from openllm.models.locate import find_local
+from openllm.llm.model_files import fetch_files, find_files
+from openllm.llm.preprompt import preprompt_text
 from openllm.models.ref import parse_ref
 from openllm.types import LocalModel
 
 if TYPE_CHECKING:
     from ssl import SSLContext
 
+    from openllm.config.server import ServerSettings
     from openllm.models.pull import Progress
 
     OnProgress = Callable[[Progress], None]
+
+
+logger = logging.getLogger("openllm")
 
 
 class Checked(NamedTuple):
@@ -46,14 +54,21 @@ def check(configuration: Configuration) -> Checked:
 
     mistakes = _Mistakes()
     missing: list[Entry] = []
+    here: dict[str, LocalModel] = {}
     tls: SSLContext | None = None
     for entry in configuration.entries:
         with mistakes.of(entry.settings):
-            found = find_local(parse_ref(entry.text))
+            preprompt_text(entry.config.defaults.prompt)
+        with mistakes.of(entry.settings):
+            found = find_files(parse_ref(entry.text), entry.config.load)
             if found is None:
                 missing.append(entry)
             else:
                 check_models([found], entry.config)
+                here[entry.name] = found
+    mistakes.add(unheeded_options(configuration.entries, here))
+    with mistakes.of(configuration.settings):
+        check_grpc(configuration.server)
     with mistakes.of(configuration.settings):
         tls = create_tls(configuration.server)
     with mistakes.of(configuration.settings):
@@ -62,28 +77,39 @@ def check(configuration: Configuration) -> Checked:
     return Checked(tls, tuple(missing))
 
 
+def warn_if_open(settings: ServerSettings) -> None:
+    """Warn of a server that others can reach and that asks them for no key."""
+    if not settings.loopback and not settings.keyed:
+        logger.warning(
+            "anyone who can reach %s can use the models: set --api-key to require a key",
+            settings.host,
+        )
+
+
 def fetch(
-    configuration: Configuration, on_progress: OnProgress | None = None
+    configuration: Configuration,
+    on_progress: OnProgress | None = None,
+    cancelled: threading.Event | None = None,
 ) -> tuple[LocalModel, ...]:
     """Return the models that are configured, downloaded where they are not here.
+
+    Args:
+        on_progress: Called as downloads go on, from their threads.
+        cancelled: Set from another thread, it stops the download; what has arrived is kept.
 
     Raises:
         OpenLLMError: A download failed, or what came cannot be used.
     """
-    return tuple(_fetched(entry, on_progress) for entry in configuration.entries)
+    return tuple(_fetched(entry, on_progress, cancelled) for entry in configuration.entries)
 
 
-def _fetched(entry: Entry, on_progress: OnProgress | None) -> LocalModel:
+def _fetched(
+    entry: Entry, on_progress: OnProgress | None, cancelled: threading.Event | None
+) -> LocalModel:
     load = entry.config.load
     ref = parse_ref(entry.text)
-    here = find_local(ref) is not None
-    model = local_model(
-        ref,
-        entry.download,
-        backend=load.backend,
-        trust_remote_code=load.trust_remote_code,
-        on_progress=on_progress,
-    )
+    here = find_files(ref, load) is not None
+    model = fetch_files(ref, load, entry.download, on_progress=on_progress, cancelled=cancelled)
     if not here:
         check_models([model], entry.config)
     return model
@@ -104,6 +130,9 @@ class _Mistakes:
             self._wrong.append(blame(error, settings))
         except OpenLLMError as error:
             self._others.append(error)
+
+    def add(self, wrong: Iterable[str]) -> None:
+        self._wrong += wrong
 
     def tell(self) -> None:
         if self._wrong:

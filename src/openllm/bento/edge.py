@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from openllm.config.server import ServerSettings
@@ -12,9 +13,11 @@ from openllm.errors import OpenLLMError
 from openllm.fleet import Fleet
 from openllm.server.app import build_app
 from openllm.server.guard import Guard
+from openllm.server.metrics_requests import RequestMeasures
 
 if TYPE_CHECKING:
     import bentoml
+    from starlette.routing import BaseRoute
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from openllm.config.download import DownloadOptions
@@ -29,7 +32,40 @@ LEAN: dict[str, Any] = {
     "logging": {"access": {"enabled": False}},
 }
 
-OnStarted = Callable[[dict[str, OpenLLMError]], None]
+OnStarted = Callable[[dict[str, OpenLLMError]], Awaitable[None]]
+
+
+class Front:
+    """Our app behind its guard, both made from settings that can be replaced while it serves."""
+
+    def __init__(
+        self, fleet: Fleet, settings: ServerSettings, download: DownloadOptions | None = None
+    ) -> None:
+        """As `apply`; raises what it raises."""
+        self.fleet = fleet
+        self._requests = RequestMeasures()
+        self.apply(settings, download)
+
+    @property
+    def routes(self) -> Sequence[BaseRoute]:
+        return self._app.routes
+
+    def apply(self, settings: ServerSettings, download: DownloadOptions | None = None) -> None:
+        """Serve by these settings from now on; requests that are under way keep theirs.
+
+        Args:
+            download: How /pull fetches models; by the environment if None.
+
+        Raises:
+            ConfigurationError: Keys, hosts or origins are wrong; nothing was changed.
+        """
+        app = build_app(self.fleet, settings, download, self._requests)
+        self._guard, self._app = Guard(app, settings, self._requests), app
+        if settings.access_log:
+            logging.getLogger("openllm.access").setLevel(logging.INFO)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._guard(scope, receive, send)
 
 
 class OwnRoutes:
@@ -48,17 +84,12 @@ class OwnRoutes:
         await app(scope, receive, send)
 
 
-def create_service(
-    fleet: Fleet,
-    settings: ServerSettings,
-    on_started: OnStarted | None = None,
-    download: DownloadOptions | None = None,
-) -> bentoml.Service[Any]:
-    """Return the service that serves `fleet`; its start loads the models in the background.
+def create_service(front: Front, on_started: OnStarted | None = None) -> bentoml.Service[Any]:
+    """Return the service that serves `front`; its start loads the models in the background.
 
     Args:
-        download: How /pull fetches models; by the environment if None.
-        on_started: Called once with what failed by model, empty when every model is ready.
+        on_started: Awaited once with what failed by model, nothing when every model is ready;
+            cancelled when the server ends.
     """
     os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")
     import bentoml
@@ -67,30 +98,27 @@ def create_service(
     class OpenLLM:
         @bentoml.on_startup
         async def start_fleet(self) -> None:
-            self._starting = asyncio.create_task(_start(fleet, on_started))
+            self._starting = asyncio.create_task(_start(front.fleet, on_started))
 
         @bentoml.on_shutdown
         async def close_fleet(self) -> None:
             self._starting.cancel()
             await asyncio.wait([self._starting])
-            await fleet.close()
-
-    app = build_app(fleet, settings, download)
-    Guard(app, settings)  # A wrong setting fails here, not when BentoML builds the stack.
+            await front.fleet.close()
 
     class EdgeService(bentoml.Service[Any]):
         """A service whose whole ASGI app stands behind the guard, whoever serves it."""
 
         def to_asgi(self, is_main: bool = True) -> ASGIApp:
-            return Guard(OwnRoutes(super().to_asgi(is_main), app), settings)
+            return OwnRoutes(super().to_asgi(is_main), front)
 
     service: bentoml.Service[Any] = bentoml.service(service_class=EdgeService, **LEAN)(OpenLLM)
     # Only for `bentoml build`, which writes the routes of a mounted app into the bento.
-    service.mount_asgi_app(Starlette(routes=app.routes), name="openllm")
+    service.mount_asgi_app(Starlette(routes=front.routes), name="openllm")
     return service
 
 
 async def _start(fleet: Fleet, on_started: OnStarted | None) -> None:
     failures = await fleet.start()
     if on_started is not None:
-        on_started(failures)
+        await on_started(failures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -10,14 +11,17 @@ import shlex
 import signal
 import socket
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TextIO
 
-from openllm.bento.checks import check, fetch
+from openllm.bento.checks import check, fetch, warn_if_open
+from openllm.bento.grpc_process import GrpcProcess, grpc_example
+from openllm.bento.heeded import check_heeded
 from openllm.bento.listen import listen
 from openllm.bento.options import read_configuration
-from openllm.bento.preflight import check_memory
+from openllm.bento.preflight import check_memory, check_memory_ahead
 from openllm.config.effective import Configuration
 from openllm.config.server import ServerSettings
 from openllm.errors import ConfigurationError, OpenLLMError
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
     import uvicorn
 
     from openllm.bento.checks import OnProgress
+    from openllm.bento.reload import Apply, Read
 
 logger = logging.getLogger("openllm")
 
@@ -53,16 +58,19 @@ def start(model: str | None = None, config: str | None = None, **options: object
         KeyboardInterrupt: Ctrl-C before any model was ready.
         SystemExit: No model could be loaded.
     """
-    if status := run(read_configuration(model, options, os.environ, file=config)):
+    read = partial(read_configuration, model, options, os.environ, file=config)
+    if status := run(read(), read):
         sys.exit(status)
 
 
-def run(configuration: Configuration, on_progress: OnProgress | None = None) -> int:
+def run(configuration: Configuration, read: Read, on_progress: OnProgress | None = None) -> int:
     """Check all that can be wrong, then serve until a signal; errors as in `start`.
 
-    Models that are not on this machine are downloaded before anything is served.
+    Models that are not on this machine are downloaded before anything is served. SIGHUP has the
+    configuration read again.
 
     Args:
+        read: Returns the configuration as it is then.
         on_progress: Called as downloads go on, from their threads.
 
     Returns:
@@ -70,21 +78,22 @@ def run(configuration: Configuration, on_progress: OnProgress | None = None) -> 
     """
     settings = configuration.server
     checked = check(configuration)
+    warned = False
     if checked.missing:
         with _listening(settings):
             pass  # An address that is taken shall cost no download.
+        warned = check_memory_ahead(configuration.entries)
     models = fetch(configuration, on_progress)
+    if checked.missing:
+        check_heeded(configuration, models)
     loads = [entry.config.load for entry in configuration.entries]
-    check_memory(list(zip(models, loads, strict=True)))
+    check_memory(list(zip(models, loads, strict=True)), warned=warned)
     with _listening(settings) as sock:
-        if not settings.loopback and not settings.keyed:
-            logger.warning(
-                "anyone who can reach %s can use the models: set --api-key to require a key",
-                settings.host,
-            )
-        if settings.access_log:
-            logging.getLogger("openllm.access").setLevel(logging.INFO)
-        return _Launch(models, configuration, sock, checked.tls).run()
+        warn_if_open(settings)
+        try:
+            return _Launch(models, configuration, sock, checked.tls, read, on_progress).run()
+        finally:
+            _end_of_log()
 
 
 def _listening(settings: ServerSettings) -> socket.socket:
@@ -98,8 +107,11 @@ class _Launch:
         configuration: Configuration,
         sock: socket.socket,
         tls: SSLContext | None,
+        read: Read,
+        on_progress: OnProgress | None,
     ) -> None:
-        from openllm.bento.edge import create_service
+        from openllm.bento.edge import Front, create_service
+        from openllm.bento.reload import Reload
         from openllm.fleet import Fleet
 
         self._models = models
@@ -107,10 +119,26 @@ class _Launch:
         self._socket = sock
         self._failures: dict[str, OpenLLMError] | None = None
         configs = {entry.name: entry.config for entry in configuration.entries}
-        fleet = Fleet(models, configs, max_waiting=settings.max_waiting)
-        service = create_service(fleet, settings, self._started, configuration.download)
+        fleet = Fleet(
+            models,
+            configs,
+            max_waiting=settings.max_waiting,
+            perplexity=settings.perplexity,
+        )
         self._signals: list[int] = []
-        self._server = _server(_uvicorn(service.to_asgi(), settings, tls), self._signals)
+        self._terminal = os.isatty(0)
+        self._server: uvicorn.Server | GrpcProcess
+        if settings.grpc:
+            self._server = GrpcProcess(
+                fleet, settings, tls, self._started, self._signals, self._hung_up
+            )
+            apply: Apply = self._server.apply
+        else:
+            front = Front(fleet, settings, configuration.download)
+            app = create_service(front, self._started).to_asgi()
+            self._server = _server(_uvicorn(app, settings, tls), self._signals, self._hung_up)
+            apply = front.apply
+        self._reload = Reload(configuration, read, fleet, apply, on_progress)
 
     def run(self) -> int:
         self._server.run(sockets=[self._socket])
@@ -121,31 +149,65 @@ class _Launch:
             raise KeyboardInterrupt
         return 0 if self._signals else 1
 
-    def _started(self, failures: dict[str, OpenLLMError]) -> None:
+    async def _started(self, failures: dict[str, OpenLLMError]) -> None:
         self._failures = failures
         if names := self._ready_names():
             gc.collect()
             gc.freeze()  # What start-up made stays; collections need not look at it again.
-            print(self._ready_line(names), flush=True)
+            _announce(self._ready_line(names))
+            await self._reload.run()
         else:
             self._server.should_exit = True
+
+    def _hung_up(self) -> None:
+        """Take SIGHUP: a new configuration, or the end of the terminal we were started in."""
+        if self._terminal and not os.isatty(0):
+            self._server.handle_exit(signal.SIGHUP, None)
+        else:
+            self._reload.ask()
 
     def _ready_names(self) -> list[str]:
         failures = self._failures or {}
         return [model.name for model in self._models if model.name not in failures]
 
     def _ready_line(self, names: Sequence[str]) -> str:
-        port = self._socket.getsockname()[1]
-        url = base_url(self._settings, port)
-        curl = curl_example(url, names[0], keyed=self._settings.keyed)
-        if self._settings.port == 0:
+        settings, port = self._settings, self._socket.getsockname()[1]
+        url = base_url(settings, port)
+        example = grpc_example if settings.grpc else curl_example
+        curl = example(url, names[0], keyed=settings.keyed)
+        if settings.port == 0:
             return json.dumps({"ready": url, "port": port, "models": names, "try": curl})
         return f"Ready: {', '.join(names)} at {url} (stop: Ctrl-C). Try: {curl}"
 
 
+def _end_of_log() -> None:
+    try:
+        print(end="", file=sys.stderr, flush=True)
+    except OSError:
+        _silence(sys.stderr)
+
+
+def _announce(line: str) -> None:
+    """Print `line`; a full disk behind standard output is no reason to end."""
+    try:
+        print(line, flush=True)
+    except OSError as error:
+        logger.warning("standard output cannot be written: %s", error.strerror)
+        _silence(sys.stdout)
+
+
+def _silence(stream: TextIO) -> None:
+    """Drop what a stream holds and will get.
+
+    Python would try at the end of the process to write it, and spoil the exit status.
+    """
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
+
+
 def base_url(settings: ServerSettings, port: int) -> str:
     """Return an URL that reaches the server from this machine."""
-    scheme = "https" if settings.ssl_certfile else "http"
+    scheme = ("grpc" if settings.grpc else "http") + ("s" if settings.ssl_certfile else "")
     host = "127.0.0.1" if settings.host in ("0.0.0.0", "") else settings.host
     host = "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
     return f"{scheme}://{host}:{port}"
@@ -181,8 +243,13 @@ def _uvicorn(app: Any, settings: ServerSettings, tls: SSLContext | None) -> uvic
     return config
 
 
-def _server(config: uvicorn.Config, signals: list[int]) -> uvicorn.Server:
-    """Return a server that a signal ends; it adds the signal to `signals`."""
+def _server(
+    config: uvicorn.Config, signals: list[int], on_hang_up: Callable[[], None]
+) -> uvicorn.Server:
+    """Return a server that a signal ends; it adds the signal to `signals`.
+
+    SIGHUP calls `on_hang_up` from the event loop instead.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -196,9 +263,12 @@ def _server(config: uvicorn.Config, signals: list[int]) -> uvicorn.Server:
         def capture_signals(self) -> Iterator[None]:
             handled = (signal.SIGINT, signal.SIGTERM)
             before = {each: signal.signal(each, self.handle_exit) for each in handled}
+            loop = asyncio.get_running_loop()
+            loop.add_signal_handler(signal.SIGHUP, on_hang_up)
             try:
                 yield
             finally:
+                loop.remove_signal_handler(signal.SIGHUP)
                 for each, handler in before.items():
                     signal.signal(each, handler)
 

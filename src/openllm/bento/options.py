@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from openllm.config.effective import Configuration, Named, Setting, configure
+from openllm.config.effective import Configuration, Entry, Named, Setting, configure
 from openllm.config.environment import CONFIGURATION, MODELS, RESERVED, read_environment
+from openllm.config.explain import together
 from openllm.config.fields import PREFIX, flag, model_key
 from openllm.config.flags import read_flags
+from openllm.config.models_dir import using_models_dir
+from openllm.config.scope import misplaced
 from openllm.config.sources import Layer, put
 from openllm.config.yaml_file import NOTHING, Document, is_configuration, read_document
-from openllm.errors import OpenLLMError
+from openllm.errors import ConfigurationError, OpenLLMError
 
 BUNDLED = "demo"
 
@@ -33,7 +36,7 @@ def read_configuration(
     *,
     file: str | None = None,
 ) -> Configuration:
-    """Return what is to be served and how.
+    """Return what is to be served and how; from here on `models_dir` is the process's store.
 
     Args:
         models: Models separated by commas, or a configuration file; None for those that the
@@ -52,15 +55,16 @@ def read_configuration(
         models, file = None, models
     file = file or environ.get(CONFIGURATION)
     document = read_document(file, mistakes) if file else NOTHING
-    asked = _asked(models, environ, document, mistakes)
-    named = [_named(each, mistakes) for each in asked]
-    started = [each.name for each in named]
-    layers = (
-        read_flags(options, started, mistakes),
-        read_environment(environ, started, _other_names(environ, document), mistakes),
-        _layer(document, mistakes),
-    )
-    return configure(named, layers, mistakes)
+    with using_models_dir(_models_dir(options, environ, document)):
+        asked = _asked(models, environ, document, mistakes)
+        named = [_named(each, mistakes) for each in asked]
+        started = [each.name for each in named]
+        layers = (
+            read_flags(options, started, mistakes),
+            read_environment(environ, started, _other_names(environ, document), mistakes),
+            _layer(document, mistakes),
+        )
+        return _at_revisions(configure(named, layers, mistakes))
 
 
 def blame(error: OpenLLMError, settings: Mapping[str, Setting]) -> str:
@@ -74,6 +78,47 @@ def blame(error: OpenLLMError, settings: Mapping[str, Setting]) -> str:
     if flag(option) in error.message:
         return error.message.replace(flag(option), origin, 1)
     return f"{origin}: {error.message}"
+
+
+def _models_dir(
+    options: Mapping[str, object], environ: Mapping[str, str], document: Document
+) -> object:
+    """Return where models are, which has to be known before their names are looked up."""
+    layers = (read_flags(options, (), []), read_environment(environ, (), (), []))
+    for values in (*(layer.general for layer in layers), document.values):
+        if "models_dir" in values:
+            return values["models_dir"].value
+    return None
+
+
+def _at_revisions(configuration: Configuration) -> Configuration:
+    """Return the configuration with the option `revision` in the names of its models.
+
+    Raises:
+        ConfigurationError: A model has no revisions; the message names all of them.
+    """
+    entries = configuration.entries
+    refused: dict[str, ConfigurationError] = {}
+    revised = tuple(_at_revision(entry, refused) for entry in entries)
+    wrong = [each[0] for each in misplaced(entries, "revision", refused)]
+    if wrong:
+        raise ConfigurationError(together(blame(refused[e.name], e.settings) for e in wrong))
+    return configuration._replace(entries=revised)
+
+
+def _at_revision(entry: Entry, refused: dict[str, ConfigurationError]) -> Entry:
+    """Return the entry with its revision; one that has none as it is, with the reason."""
+    from openllm.models.ref import parse_ref
+    from openllm.models.revision import with_revision
+
+    if entry.download.revision is None:
+        return entry
+    try:
+        ref = with_revision(parse_ref(entry.text), entry.download.revision)
+    except ConfigurationError as error:
+        refused[entry.name] = error
+        return entry
+    return entry._replace(text=str(ref))
 
 
 def _asked(

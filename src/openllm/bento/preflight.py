@@ -10,15 +10,20 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from openllm.config.effective import Entry
 from openllm.config.model import LoadOptions, ModelConfig
 from openllm.engines.scripted_rules import read_script
 from openllm.errors import OutOfMemoryError
-from openllm.llm.choice import choose_engine
+from openllm.llm.choice import choose_by_facts, choose_engine
 from openllm.llm.preprompt import preprompt_text
-from openllm.models.facts import facts_of
+from openllm.machine import free_cards, free_memory
+from openllm.models.facts import ModelFacts, facts_of
+from openllm.models.facts_ahead import facts_ahead
 from openllm.models.fit import ENGINES, SERVER_BYTES, Need, Place, least_need, need, use_of
-from openllm.models.fit_memory import free_cards, free_memory
 from openllm.models.layouts import check_files
+from openllm.models.locate import expand, find_local
+from openllm.models.ref import parse_ref
+from openllm.sizes import size_text
 from openllm.types import LocalModel
 
 logger = logging.getLogger("openllm")
@@ -37,10 +42,12 @@ def check_models(models: Sequence[LocalModel], config: ModelConfig) -> None:
         EngineNotInstalledError: A model needs a package that is missing.
     """
     for model in models:
-        check_files(model, trust_remote_code=config.load.trust_remote_code)
+        load = config.load
+        weights = load.load_format != "dummy"
+        check_files(model, trust_remote_code=load.trust_remote_code, weights=weights)
         if model.format == "script":
             read_script(model.path)
-        choose_engine(model, config.load)
+        choose_engine(model, load)
     _check_preprompt(config.defaults.prompt)
 
 
@@ -53,30 +60,87 @@ class _Claim(NamedTuple):
     sure: int
 
 
-def check_memory(models: Sequence[tuple[LocalModel, LoadOptions]]) -> None:
+def check_memory(models: Sequence[tuple[LocalModel, LoadOptions]], *, warned: bool = False) -> None:
     """Check that all these models fit the memory together, each with the least useful setting.
 
     What is doubtful is a warning: GGUF weights on the processor are mapped, so that a file larger
     than the memory works, slowly.
+
+    Args:
+        models: With how each will be loaded.
+        warned: Whether that warning was given already.
 
     Raises:
         OutOfMemoryError: They cannot fit; says what each needs and what is free.
         ModelFileError: A file is damaged.
     """
     cards = free_cards()
-    found = [_claim(model, load, cards=bool(cards)) for model, load in models]
-    claims = [claim for claim in found if claim is not None]
-    _compare([each for each in claims if each.place == "cpu"], free_memory(), SERVER_BYTES)
-    _compare([each for each in claims if each.place == "gpu"], sum(cards), 0)
+    doubt = _doubt([_claim_here(model, load, cards) for model, load in models], cards)
+    if doubt and not warned:
+        logger.warning(doubt)
 
 
-def _claim(model: LocalModel, load: LoadOptions, *, cards: bool) -> _Claim | None:
-    """Return what a model takes; None where nothing is known of its engine or its files."""
+def check_memory_ahead(entries: Sequence[Entry]) -> bool:
+    """Check the same before anything is downloaded: of what is not here, headers are read.
+
+    A model whose headers its server does not give is left for later, as is one that is small.
+
+    Returns:
+        Whether the warning was given.
+
+    Raises:
+        OutOfMemoryError: They cannot fit; says what each needs and what is free.
+        OpenLLMError: A model cannot be downloaded, or no engine runs it.
+    """
+    cards = free_cards()
+    doubt = _doubt([_claim_of(entry, cards) for entry in entries], cards)
+    if doubt:
+        logger.warning(doubt)
+    return bool(doubt)
+
+
+def memory_doubt(entry: Entry) -> str:
+    """Return why this model alone would not fit the memory that is free; "" if it does.
+
+    Raises:
+        OpenLLMError: It cannot be downloaded, or no engine runs it.
+    """
+    cards = free_cards()
+    try:
+        return _doubt([_claim_of(entry, cards)], cards)
+    except OutOfMemoryError as error:
+        return error.message
+
+
+def _claim_here(model: LocalModel, load: LoadOptions, cards: Sequence[int]) -> _Claim | None:
     engine = choose_engine(model, load).name
-    facts = facts_of(model) if engine in ENGINES else None
+    known = engine in ENGINES and load.load_format != "dummy"
+    facts = facts_of(model) if known else None
+    return None if facts is None else _claim(model.name, facts, engine, load, cards)
+
+
+def _claim_of(entry: Entry, cards: Sequence[int]) -> _Claim | None:
+    load = entry.config.load
+    if load.load_format == "dummy":
+        return None
+    ref = parse_ref(entry.text)
+    model = find_local(ref)
+    if model is not None:
+        return _claim_here(model, load, cards)
+    facts = facts_ahead(expand(ref), entry.download)
     if facts is None:
         return None
-    use = use_of(facts, engine, load, cards=cards)
+    architecture = facts.architecture if facts.format == "safetensors" else ""
+    engine = choose_by_facts(entry.name, facts.format, architecture, load).name
+    if engine not in ENGINES:
+        return None
+    return _claim(entry.name, facts, engine, load, cards)
+
+
+def _claim(
+    name: str, facts: ModelFacts, engine: str, load: LoadOptions, cards: Sequence[int]
+) -> _Claim:
+    use = use_of(facts, engine, load, cards=bool(cards))
     if engine == "llamacpp" and load.context_length is not None:
         took = need(facts, use)  # It takes the whole cache at once, and never less than asked.
     else:
@@ -84,33 +148,40 @@ def _claim(model: LocalModel, load: LoadOptions, *, cards: bool) -> _Claim | Non
     overhead = 0.0 if use.place == "gpu" else SURE * took.overhead
     weights = 0 if engine == "llamacpp" else took.weights
     sure = weights + took.cache + int(overhead)
-    return _Claim(model.name, use.place, took, sure)
+    return _Claim(name, use.place, took, sure)
 
 
-def _compare(claims: Sequence[_Claim], free: int, server: int) -> None:
+def _doubt(found: Sequence[_Claim | None], cards: Sequence[int]) -> str:
+    """Return what is to be told of these claims together, "" if nothing is."""
+    claims = [claim for claim in found if claim is not None]
+    on_cpu = [each for each in claims if each.place == "cpu"]
+    on_cards = [each for each in claims if each.place == "gpu"]
+    doubts = (_compare(on_cpu, free_memory(), SERVER_BYTES), _compare(on_cards, sum(cards), 0))
+    return "; ".join(filter(None, doubts))
+
+
+def _compare(claims: Sequence[_Claim], free: int, server: int) -> str:
     needed = sum(claim.need.total for claim in claims) + server
     if not claims or needed <= free:
-        return
+        return ""
     parts = "; ".join(f"{claim.name} {_shown(claim.need)}" for claim in claims)
-    text = f"{_gib(needed)} of memory are needed at least and {_gib(free)} are free ({parts})"
+    text = (
+        f"{size_text(needed)} of memory are needed at least and {size_text(free)} are free"
+        f" ({parts})"
+    )
     if sum(claim.sure for claim in claims) > free:
         raise OutOfMemoryError(
             f"{text}; use a smaller or more strongly quantized model, fewer models, or a smaller"
             " context_length and max_concurrency, or free memory"
         )
-    logger.warning(
-        "%s; weights may be read from the disk again and again, which is slow: openllm fit shows"
-        " what fits",
-        text,
+    return (
+        f"{text}; weights may be read from the disk again and again, which is slow: openllm fit"
+        " shows what fits"
     )
 
 
 def _shown(claim: Need) -> str:
-    return f"{_gib(claim.total)}, of which weights {_gib(claim.weights)}"
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.1f} GiB"
+    return f"{size_text(claim.total)}, of which weights {size_text(claim.weights)}"
 
 
 def _check_preprompt(value: str | None) -> None:

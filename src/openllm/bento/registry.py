@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import glob
 import os
-import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +21,6 @@ from openllm.types import LocalModel
 
 if TYPE_CHECKING:
     from openllm.config.download import DownloadOptions
-
-_SHARD = re.compile(r"(.+)-\d{5}(-of-\d{5}\.gguf)")
 
 
 class LLMModel(bentoml.Model):
@@ -123,14 +118,6 @@ def _link(model: LocalModel, tag: str) -> None:
         file="" if path.is_dir() else path.name,
         files=[
             StoredFile(file.relative_to(folder).as_posix(), os.path.getsize(file))
-            for file in _files(path)
+            for file in content_files(path)
         ],
     )
-
-
-def _files(path: Path) -> Iterator[Path]:
-    """Yield the files of a model in a folder, or in one file or several shards."""
-    shard = _SHARD.fullmatch(path.name)
-    if shard is None:
-        return content_files(path)
-    return iter(sorted(path.parent.glob(f"{glob.escape(shard[1])}-?????{glob.escape(shard[2])}")))

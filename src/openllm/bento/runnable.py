@@ -31,7 +31,7 @@ from openllm.server.native_schema import (
     EmbedRequest,
     SamplingRequest,
 )
-from openllm.server.openai_api import to_message
+from openllm.server.openai_jobs import to_message
 from openllm.server.validation import WireModel, validate
 from openllm.types import Message
 

@@ -11,13 +11,14 @@ import os
 import uvicorn.config
 
 from openllm.bento.checks import check, fetch
-from openllm.bento.edge import create_service
+from openllm.bento.edge import Front, create_service
+from openllm.bento.heeded import check_heeded
 from openllm.bento.options import read_configuration
 from openllm.errors import ConfigurationError
 from openllm.fleet import Fleet
 
 LISTENING = (
-    "host", "port", "workers", "backlog", "timeout_keep_alive", "timeout_graceful_shutdown",
+    "host", "port", "grpc", "workers", "backlog", "timeout_keep_alive", "timeout_graceful_shutdown",
     "ssl_certfile", "ssl_keyfile", "ssl_keyfile_password", "ssl_ca_certs", "ssl_version",
     "ssl_cert_reqs", "ssl_ciphers",
 )  # fmt: skip
@@ -30,6 +31,8 @@ for _name in LISTENING:
             f"{_origin}: this is for `openllm start`; give it to `bentoml serve` instead"
         )
 check(_given)
+_models = fetch(_given)
+check_heeded(_given, _models)
 # BentoML does not tell the service its address, so the guard must not assume the loopback.
 _settings = _given.server.model_copy(update={"host": "0.0.0.0"})
 
@@ -37,8 +40,9 @@ _settings = _given.server.model_copy(update={"host": "0.0.0.0"})
 uvicorn.config.HTTP_PROTOCOLS["auto"] = "openllm.server.protocol:HttpProtocol"
 
 _fleet = Fleet(
-    fetch(_given),
+    _models,
     {entry.name: entry.config for entry in _given.entries},
     max_waiting=_settings.max_waiting,
+    perplexity=_settings.perplexity,
 )
-svc = create_service(_fleet, _settings, download=_given.download)
+svc = create_service(Front(_fleet, _settings, _given.download))

@@ -30,16 +30,10 @@ def _lengths(ctx: click.Context, param: click.Parameter, value: str | None) -> L
     """Read a number of tokens, or LOW:HIGH."""
     from openllm.bench.settings import LengthRange
 
-    if value is None:
-        return None
-    low, colon, high = value.partition(":")
     try:
-        lengths = LengthRange(int(low), int(high) if colon else int(low))
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not a number of tokens nor LOW:HIGH") from None
-    if not 1 <= lengths.low <= lengths.high <= 10_000_000:
-        raise click.BadParameter(f"{value!r} must be 1 or more, and LOW no more than HIGH")
-    return lengths
+        return None if value is None else LengthRange.of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 def _limits(

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.store_flag import store_flag
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,6 +23,7 @@ _INDENT = " " * 8
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+@store_flag
 def doctor(as_json: bool) -> None:
     """Say what is installed, which engines work here, and why the others do not.
 

@@ -6,26 +6,30 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from openllm.cli.doctor_check import Check
+from openllm.machine import (
+    Card,
+    free_memory,
+    memory_limit,
+    nvidia_cards,
+    total_memory,
+    usable_cores,
+)
+from openllm.sizes import size_text
 
-GIB = 1 << 30
-LITTLE_MEMORY = 2 * GIB
+LITTLE_MEMORY = 2 << 30
 """With less free than this only the smallest models fit."""
 
 _CPU_INFO = Path("/proc/cpuinfo")
-_OWN_CGROUP = Path("/proc/self/cgroup")
-_CGROUPS = Path("/sys/fs/cgroup")
 _NVIDIA, _AMD = Path("/dev/nvidiactl"), Path("/dev/kfd")
 _FEATURES = (
     "avx", "avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8",
     "asimd", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
-_ASKED = "name,memory.total,memory.free,driver_version,compute_cap"
 _SMI_LIMIT = 3.0
 
 
@@ -48,45 +52,22 @@ def processor() -> Check:
     return Check("processor", "ok", text)
 
 
-def usable_cores() -> float:
-    """Return the cores that the scheduler and a container's quota leave to this process."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
-    for folder in _cgroup_folders():
-        quota, _, period = _read(folder / "cpu.max").partition(" ")
-        if quota.isdigit() and period.isdigit():
-            cores = min(cores, int(quota) / int(period))
-    return round(cores, 2)
-
-
 def cpu_features() -> list[str]:
     """Return the instructions that matter for models; [] where the system does not tell."""
-    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _read(_CPU_INFO), re.MULTILINE)
+    found = re.search(r"^(?:flags|Features)\s*:(.*)$", _cpu_info(), re.MULTILINE)
     has = set(found.group(1).split()) if found else set()
     return [name for name in _FEATURES if name in has]
 
 
 def memory() -> Check:
     """Say how much memory there is, is free, and may be used in this container."""
-    import psutil
-
-    machine = psutil.virtual_memory()
-    total, free = int(machine.total), int(machine.available)
-    text = f"{gib(free)} free of {gib(total)}"
-    limit = memory_limit()
-    if limit is not None and limit < total:
-        text += f"; this container may use {gib(limit)}"
-        free = min(free, limit)
+    total, free, limit = total_memory(), free_memory(), memory_limit()
+    text = f"{size_text(free)} free of {size_text(total)}"
+    if limit is not None:
+        text += f"; this container may use {size_text(limit)}"
     if free < LITTLE_MEMORY:
         return Check("memory", "warn", text, "stop other programs, or use small models only")
     return Check("memory", "ok", text)
-
-
-def memory_limit() -> int | None:
-    """Return the bytes that a control group allows this process and its kin; None if any."""
-    limits = [_read(folder / "memory.max") for folder in _cgroup_folders()]
-    limits.append(_read(_CGROUPS / "memory" / "memory.limit_in_bytes"))  # The older kind.
-    return min((int(each) for each in limits if each.isdigit()), default=None)
 
 
 def cards() -> Sequence[Check]:
@@ -104,57 +85,28 @@ def cards() -> Sequence[Check]:
     return (Check("gpu", "off", "none; models are computed on the processor"),)
 
 
-def gib(size: int) -> str:
-    """Write a number of bytes."""
-    return f"{size / GIB:.1f} GiB"
-
-
 def _nvidia(smi: str) -> Sequence[Check]:
-    command = [smi, f"--query-gpu={_ASKED}", "--format=csv,noheader,nounits"]
-    fix = "repair the driver: nvidia-smi must list the cards"
     try:
-        done = subprocess.run(  # noqa: S603
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_SMI_LIMIT,
-            stdin=subprocess.DEVNULL,
-            check=False,
+        found = nvidia_cards(smi, _SMI_LIMIT)
+    except OSError as error:
+        return (
+            Check("gpu", "fail", str(error), "repair the driver: nvidia-smi must list the cards"),
         )
-    except subprocess.TimeoutExpired:
-        return (Check("gpu", "fail", f"nvidia-smi does not answer within {_SMI_LIMIT:g} s", fix),)
-    if done.returncode:
-        return (Check("gpu", "fail", f"nvidia-smi fails: {done.stdout or done.stderr}", fix),)
-    found = [_card(line) for line in done.stdout.splitlines() if line.strip()]
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()
     if hidden in ("", "-1"):
         text = f"{len(found)} hidden by CUDA_VISIBLE_DEVICES={hidden!r}"
         return (Check("gpu", "warn", text, "unset CUDA_VISIBLE_DEVICES to use them"),)
-    return found or (Check("gpu", "off", "nvidia-smi lists no card"),)
+    return [*map(_card, found)] or (Check("gpu", "off", "nvidia-smi lists no card"),)
 
 
-def _card(line: str) -> Check:
-    name, total, free, driver, capability = (
-        part.strip() for part in [*line.split(","), "", "", "", ""][:5]
-    )
-    sizes = f"{_mib(free)} free of {_mib(total)}"
-    return Check("gpu", "ok", f"{name}, {sizes}, driver {driver}, compute {capability}")
+def _card(card: Card) -> Check:
+    free, total = ("?" if size is None else size_text(size) for size in (card.free, card.total))
+    text = f"{card.name}, {free} free of {total}"
+    return Check("gpu", "ok", f"{text}, driver {card.driver}, compute {card.capability}")
 
 
-def _mib(text: str) -> str:
-    return gib(int(text) << 20) if text.isdigit() else "?"
-
-
-def _cgroup_folders() -> Iterator[Path]:
-    """Yield the control group of this process and those above it, up to the root that is seen."""
-    own = re.search(r"^0::/(.*)$", _read(_OWN_CGROUP), re.MULTILINE)
-    parts = own.group(1).split("/") if own else []
-    for count in range(len(parts), -1, -1):
-        yield _CGROUPS.joinpath(*parts[:count])
-
-
-def _read(path: Path) -> str:
+def _cpu_info() -> str:
     try:
-        return path.read_text("utf-8", "replace").strip()
+        return _CPU_INFO.read_text("utf-8", "replace")
     except OSError:
         return ""

@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from openllm.cli.doctor_check import Check
-from openllm.cli.doctor_machine import GIB, gib
+from openllm.sizes import size_text
 
-LITTLE_ROOM = 8 * GIB
+LITTLE_ROOM = 8 << 30
 """With less free than this many models cannot be downloaded."""
+LEAST_ROOM = 1 << 28
+"""With less free than this none can."""
 
 _MOVE = "or set BENTOML_HOME to a folder on another disk"
 
@@ -49,10 +51,10 @@ def _folder(folder: Path) -> Check:
 
 def _room(folder: Path) -> Check:
     usage = shutil.disk_usage(existing(folder))
-    text = f"{gib(usage.free)} free of {gib(usage.total)}"
+    text = f"{size_text(usage.free)} free of {size_text(usage.total)}"
     if usage.free < LITTLE_ROOM:
         fix = f"remove models (openllm list, openllm rm TAG), run openllm gc, {_MOVE}"
-        return Check("disk", "fail" if usage.free < GIB // 4 else "warn", text, fix)
+        return Check("disk", "fail" if usage.free < LEAST_ROOM else "warn", text, fix)
     return Check("disk", "ok", text)
 
 
@@ -62,5 +64,5 @@ def _models() -> Check:
     models = stored()
     if not models:
         return Check("models", "off", "none yet; openllm pull NAME downloads one")
-    total = gib(sum(model.size for model in models))
+    total = size_text(sum(model.size for model in models))
     return Check("models", "ok", f"{len(models)}, {total} (openllm list)")

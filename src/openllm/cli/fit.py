@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from openllm.cli.options import flags_of, given
+from openllm.cli.options import flags_of, given, models_dir_flag
 from openllm.config.download import DownloadOptions
 from openllm.config.model import LoadOptions
 
@@ -48,6 +48,7 @@ def _help(field: str) -> str | None:
 @click.option("--dtype", metavar="NAME", help=_help("dtype"))
 @click.option("--device", metavar="DEVICE", help="cpu counts the processor's memory only.")
 @flags_of((DownloadOptions,))
+@models_dir_flag
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def fit(name: str, as_json: bool, **flags: Any) -> None:
     """Say whether MODEL fits the memory that is free, and the largest context that does.
@@ -97,12 +98,9 @@ def _facts(entry: Entry) -> ModelFacts:
     ref = parse_ref(entry.text)
     model = find_local(ref)
     if model is None:
-        from openllm.models.hub import inspect, wanted
+        from openllm.models.hub import offered
 
-        meant = expand(ref)
-        remote = inspect(meant, entry.download)
-        files = remote.files if meant.kind == "url" else wanted(remote, meant.file)
-        return facts_of_remote(remote, files, entry.download)
+        return facts_of_remote(*offered(expand(ref), entry.download), entry.download)
     facts = facts_of(model)
     if facts is None:
         raise ConfigurationError(
@@ -114,9 +112,9 @@ def _facts(entry: Entry) -> ModelFacts:
 def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[_Row]:
     """Yield the engines that could run the model; `reasons` gets why others cannot."""
     from openllm.engines import engine_kind, missing_modules
+    from openllm.machine import free_cards, free_memory
     from openllm.models.families import why_not
     from openllm.models.fit import judge, use_of
-    from openllm.models.fit_memory import free_cards, free_memory
 
     cards = free_cards()
     load = entry.config.load
@@ -201,7 +199,7 @@ def _write_table(
 
 
 def _cells(fit: Fit) -> tuple[str, ...]:
-    from openllm.cli.store_table import size_text
+    from openllm.sizes import size_text
 
     need = fit.need
     sizes = (need.weights, need.cache, need.overhead, need.total, fit.free)

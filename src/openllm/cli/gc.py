@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.store_flag import store_flag
+
 if TYPE_CHECKING:
     from openllm.models.store import Collected
 
@@ -35,6 +37,7 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
     help="Remove the models not used for longest until the rest fits, e.g. 50GB.",
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@store_flag
 def gc(quota: int | None, dry_run: bool) -> None:
     """Remove what interrupted downloads left, and keep the store to a quota.
 
@@ -55,7 +58,8 @@ def gc(quota: int | None, dry_run: bool) -> None:
 
 
 def _lines(collected: Collected, dry_run: bool) -> list[str]:
-    from openllm.cli.store_table import age_text, size_text
+    from openllm.cli.store_table import age_text
+    from openllm.sizes import size_text
 
     removed, freed = ("Would remove", "Would free") if dry_run else ("Removed", "Freed")
     return [
@@ -66,7 +70,7 @@ def _lines(collected: Collected, dry_run: bool) -> list[str]:
 
 
 def _too_much(used: int, quota: int) -> str:
-    from openllm.cli.store_table import size_text
+    from openllm.sizes import size_text
 
     return (
         f"the models that are in use or could not be downloaded again occupy {size_text(used)},"

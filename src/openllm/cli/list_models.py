@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.store_flag import store_flag
+
 if TYPE_CHECKING:
     from openllm.models.store import StoredModel
 
@@ -14,6 +16,7 @@ _TITLES = ("TAG", "FORMAT", "SIZE", "USED", "SOURCE")
 
 @click.command("list")
 @click.option("--json", "json", is_flag=True, help="Write JSON; sizes are bytes.")
+@store_flag
 def list_models(json: bool) -> None:
     """List the models in the store, which is BentoML's: BENTOML_HOME, or ~/bentoml.
 
@@ -35,7 +38,8 @@ def list_models(json: bool) -> None:
 
 
 def _row(model: StoredModel) -> tuple[str, ...]:
-    from openllm.cli.store_table import age_text, size_text
+    from openllm.cli.store_table import age_text
+    from openllm.sizes import size_text
 
     source = f"{model.source}:{model.file}" if model.file and model.revision else model.source
     return model.tag, model.format, size_text(model.size), age_text(model.used), source or "-"

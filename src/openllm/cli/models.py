@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
-from openllm.models.families import Family, families
+from openllm.cli.store_flag import store_flag
+from openllm.models.families import families
+from openllm.models.family import Family, plain
 from openllm.models.locate import known_names
 from openllm.models.membership import items
 from openllm.models.ref import parse_ref
@@ -26,6 +28,7 @@ Row = dict[str, object]
 @click.argument("family", required=False)
 @click.option("--family", "chosen", metavar="NAME", help="Show this family only.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as it is when piped.")
+@store_flag
 def models(family: str | None, chosen: str | None, as_json: bool) -> None:
     """List the families of models known by name, with what of them is in the store.
 
@@ -52,8 +55,8 @@ def models(family: str | None, chosen: str | None, as_json: bool) -> None:
 def _of_family(row: Family, tags: Mapping[str, list[str]]) -> Row:
     return {
         "architecture": row.architecture,
-        "example_id": row.example_id,
-        "supported_backends": list(row.supported_backends),
+        "example_id": _shown(row.example_id, row.name),
+        "supported_backends": list(row.backends),
         "installation": row.installation,
         "items": tags.get(row.name, []),
     }
@@ -62,17 +65,16 @@ def _of_family(row: Family, tags: Mapping[str, list[str]]) -> Row:
 def _of_registered(row: Registered) -> Row:
     return {
         "architecture": "",
-        "example_id": _origin(row),
+        "example_id": _shown(row.source, row.name),
         "supported_backends": _backends(row),
         "installation": "pip install open-llm-server",
         "items": [],
     }
 
 
-def _origin(row: Registered) -> str:
-    """Return where a registered model comes from; of one on this machine, its name."""
-    ref = parse_ref(row.source)
-    return row.name if ref.kind == "path" else row.source
+def _shown(source: str, name: str) -> str:
+    """Return where the model `name` comes from; of one on this machine, its name."""
+    return name if parse_ref(source).kind == "path" else source
 
 
 def _backends(row: Registered) -> list[str]:
@@ -82,8 +84,7 @@ def _backends(row: Registered) -> list[str]:
 
 
 def _is_called(row: Family, name: str) -> bool:
-    plain = name.lower().replace("-", "_")
-    return plain in (each.lower().replace("-", "_") for each in (row.name, *row.aliases))
+    return plain(name) in map(plain, (row.name, *row.aliases))
 
 
 def _unknown(name: str) -> str:
@@ -102,27 +103,35 @@ def _print_details(row: Family, tags: Mapping[str, list[str]]) -> None:
     click.echo("names:")
     name = row.name.replace("_", "-")
     sources = {name: row.source}
-    sources |= {f"{name}:{size}": source for size, source in row.sizes.items()}
+    sources |= {f"{name}:{size}": source for size, source in row.models.items()}
     width = max(map(len, sources))
     for each, source in sources.items():
-        click.echo(f"  {each:<{width}}  {source}")
+        click.echo(f"  {each:<{width}}  {_shown(source, each)}")
+    if row.defaults:
+        click.echo("defaults:")
+        for field, value in row.defaults.items():
+            click.echo(f"  {field} = {value}")
 
 
 def _print_table(
     listed: Sequence[Family], added: Sequence[Registered], tags: Mapping[str, list[str]]
 ) -> None:
     rows = [("NAME", "BACKENDS", "STORED", "SIZES")]
-    rows += ((row.name, ",".join(_backends(row)), "", _origin(row)) for row in added)
+    rows += (_added_row(row) for row in added)
     rows += (_table_row(family, tags) for family in listed)
     for line in _aligned(rows, shutil.get_terminal_size().columns):
         click.echo(line)
 
 
+def _added_row(row: Registered) -> tuple[str, str, str, str]:
+    return row.name, ",".join(_backends(row)), "", _shown(row.source, row.name)
+
+
 def _table_row(row: Family, tags: Mapping[str, list[str]]) -> tuple[str, str, str, str]:
     stored_models = len(tags.get(row.name, []))
-    sizes = " ".join(row.sizes) or row.model_id
+    sizes = " ".join(row.sizes) or _shown(row.model_id, row.name)
     name = row.name.replace("_", "-")
-    return name, ",".join(row.supported_backends), str(stored_models or ""), sizes
+    return name, ",".join(row.backends), str(stored_models or ""), sizes
 
 
 def _aligned(rows: Sequence[tuple[str, ...]], width: int) -> Iterator[str]:

@@ -19,6 +19,7 @@ from openllm.config.fields import (
     flag,
     is_list,
     names_models,
+    other_names,
     plain_type,
 )
 
@@ -75,6 +76,11 @@ def flags_of(models: Sequence[type[BaseModel]]) -> Callable[[Command], Command]:
     return decorate
 
 
+def models_dir_flag(command: Command) -> Command:
+    """Decorate a command with `--models-dir`, which is handed on as the value of `models_dir`."""
+    return _flag("models_dir", FIELDS["models_dir"], "")(command)
+
+
 def given(values: dict[str, Any]) -> dict[str, Any]:
     """Return the flags that the user gave."""
     return {name: value for name, value in values.items() if value is not None and value != ()}
@@ -111,7 +117,7 @@ def _section(model: type[BaseModel]) -> str:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    for each in (name, *(alias for alias, own in ALIASES.items() if own == name)):
+    for each in (name, *other_names(name)):
         yield flag(each)
         if "_" in each:
             yield f"--{each}"

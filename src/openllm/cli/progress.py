@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, TextIO
+
+from openllm.sizes import size_text
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -42,7 +45,8 @@ class DownloadDisplay:
         self._display: _Display = _Terminal(stream) if stream.isatty() else _Lines(stream)
 
     def __call__(self, progress: Progress) -> None:
-        with self._lock:
+        # A download does not fail because of what cannot be drawn, as on a full disk.
+        with self._lock, suppress(OSError):
             self._display.show(progress)
 
     def __enter__(self) -> DownloadDisplay:
@@ -175,7 +179,8 @@ class _Line:
             self._phase, self._since, self._written = progress.phase, now, now
             self._first = self._done = progress.done
             return progress.phase != "downloading" or progress.total >= SMALL_BYTES
-        far = progress.done - self._done >= LINE_SHARE * max(progress.total, SMALL_BYTES)
+        step = LINE_SHARE * max(progress.total, SMALL_BYTES)
+        far = bool(progress.total) and progress.done - self._done >= step
         if far or now - self._written >= LINE_SECONDS:
             self._written, self._done = now, progress.done
             return True
@@ -184,24 +189,14 @@ class _Line:
     def state(self, progress: Progress) -> str:
         """Return how much there is, how fast it comes and when it will be over."""
         if not progress.total:
-            return ""
+            return f": {size_text(progress.done)}" if progress.done else ""
         share = 100 * progress.done // progress.total
-        text = f": {share} % of {written_size(progress.total)}"
+        text = f": {share} % of {size_text(progress.total)}"
         rate = (progress.done - self._first) / max(monotonic() - self._since, 0.001)
         if rate <= 0:
             return text
         left = written_time((progress.total - progress.done) / rate)
-        return f"{text}, {written_size(int(rate))}/s, {left} left"
-
-
-def written_size(size: int) -> str:
-    """Write a number of bytes for people."""
-    number = float(size)
-    for unit in ("B", "KiB", "MiB"):
-        if number < 1024:
-            return f"{number:.3g} {unit}" if number < 1000 else f"{number:.0f} {unit}"
-        number /= 1024
-    return f"{number:.2f} GiB"
+        return f"{text}, {size_text(int(rate))}/s, {left} left"
 
 
 def written_time(seconds: float) -> str:
@@ -226,4 +221,4 @@ def _title(progress: Progress) -> str:
 
 def _summary(progress: Progress, began: float) -> str:
     took = written_time(monotonic() - began)
-    return f"{printable(progress.source)}: {written_size(progress.total)}, {took}"
+    return f"{printable(progress.source)}: {size_text(progress.total)}, {took}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openllm.cli import INTERRUPTED
-from openllm.cli.options import flags_of, given
+from openllm.cli.options import flags_of, given, models_dir_flag
 from openllm.config.download import DownloadOptions
 from openllm.config.model import LoadOptions
 
@@ -29,15 +29,16 @@ _INTERRUPTED = "Interrupted: what has been downloaded is kept; the same command 
 @click.argument("names", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--backend", metavar="NAME", help=LoadOptions.model_fields["backend"].description)
 @flags_of((DownloadOptions,))
+@models_dir_flag
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line on stdout.")
 def pull(names: tuple[str, ...], backend: str | None, as_json: bool, **flags: Any) -> None:
     """Download models into the store, and print their tags.
 
     MODEL is a family (`flan-t5`, `llama:7b`), a hub id (`org/name`, `org/name@revision`,
     `org/name:file.gguf`, `org/name:Q4_K_M`) or the URL of a GGUF file. All are looked up before
-    the first is downloaded; what is in the store already is not asked for. What an interrupted
-    download has left is used by the next. The exit status is 0 when all are in the store, 2 if a
-    name or a setting is wrong, else 1.
+    the first is downloaded, with a warning of those that do not fit the memory that is free; what
+    is in the store already is not asked for. What an interrupted download has left is used by the
+    next. The exit status is 0 when all are in the store, 2 if a name or a setting is wrong, else 1.
 
     \b
       openllm pull org/name
@@ -83,17 +84,18 @@ def _pull_all(
 
 
 def _look_up(entries: Sequence[Entry]) -> None:
-    """Ask for each model that is not here, so that a wrong name costs no download of another."""
-    from openllm.models.locate import expand, find_local
+    """Ask for each model that is not here, and warn of what does not fit the memory.
+
+    A wrong name then costs no download of another model.
+    """
+    from openllm.bento.preflight import memory_doubt
+    from openllm.models.locate import find_local
     from openllm.models.ref import parse_ref
 
-    refs = [(parse_ref(entry.text), entry.download) for entry in entries]
-    missing = [(ref, options) for ref, options in refs if find_local(ref) is None]
-    if len(missing) > 1:  # The download of a single one begins with this.
-        from openllm.models.hub import inspect
-
-        for ref, options in missing:
-            inspect(expand(ref), options)
+    missing = [entry for entry in entries if find_local(parse_ref(entry.text)) is None]
+    for entry in missing:
+        if doubt := memory_doubt(entry):
+            click.echo(f"Warning: {doubt}", err=True)
 
 
 def _write_tag(_: str, model: LocalModel) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.store_flag import store_flag
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 @click.command("rm")
 @click.argument("tags", nargs=-1, required=True, metavar="TAG...")
 @click.option("-y", "--yes", is_flag=True, help="Remove without asking, on a terminal too.")
+@store_flag
 def rm(tags: tuple[str, ...], yes: bool) -> None:
     """Remove models from the store, and free their space.
 
@@ -26,8 +29,9 @@ def rm(tags: tuple[str, ...], yes: bool) -> None:
       openllm rm llamacpp-qwen--qwen3-0.6b-gguf--qwen3-0.6b-q8_0
       openllm rm --yes $(openllm list --json | jq -r '.[].tag')
     """
-    from openllm.cli.store_table import find_each, one_line_errors, size_text
+    from openllm.cli.store_table import find_each, one_line_errors
     from openllm.models.store import remove_unused
+    from openllm.sizes import size_text
 
     with one_line_errors():
         models = find_each(tags, exactly=True)
@@ -44,7 +48,7 @@ def rm(tags: tuple[str, ...], yes: bool) -> None:
 
 
 def _agreed(models: Sequence[StoredModel]) -> bool:
-    from openllm.cli.store_table import size_text
+    from openllm.sizes import size_text
 
     for model in models:
         click.echo(f"{model.tag}, {size_text(model.size)}", err=True)

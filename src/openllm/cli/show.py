@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.store_flag import store_flag
+
 if TYPE_CHECKING:
     from openllm.models.store import StoredModel
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
 @click.command("show")
 @click.argument("tag", metavar="TAG")
 @click.option("--json", "json", is_flag=True, help="Write JSON; sizes are bytes.")
+@store_flag
 def show(tag: str, json: bool) -> None:
     """Show a model of the store with its files and their hashes.
 
@@ -35,7 +38,8 @@ def show(tag: str, json: bool) -> None:
 
 
 def _facts(model: StoredModel) -> Iterator[tuple[str, str]]:
-    from openllm.cli.store_table import age_text, size_text
+    from openllm.cli.store_table import age_text
+    from openllm.sizes import size_text
 
     yield "tag", model.tag
     yield "format", model.format
@@ -51,7 +55,7 @@ def _facts(model: StoredModel) -> Iterator[tuple[str, str]]:
 
 
 def _files(model: StoredModel) -> Iterator[tuple[str, str, str]]:
-    from openllm.cli.store_table import size_text
+    from openllm.sizes import size_text
 
     yield "FILE", "SIZE", "SHA256"
     for file in model.files:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from openllm.cli.options import SettingsCommand, flags_of, given, parse_opts
+from openllm.cli.options import SettingOption, SettingsCommand, flags_of, given, parse_opts
 from openllm.config.fields import OPTION_MODELS
 
 if TYPE_CHECKING:
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
 
 @click.command("start", cls=SettingsCommand)
 @click.argument("models", required=False, metavar="[MODEL[,MODEL...] | FILE]")
+@click.option(
+    "--model",
+    "--model-path",
+    "--model_path",
+    "named",
+    multiple=True,
+    cls=SettingOption,
+    metavar="MODEL",
+    help="The same as the argument; may be repeated.",
+)
 @click.option(
     "--config",
     "file",
@@ -31,7 +43,13 @@ if TYPE_CHECKING:
     help="Any option below by its name; MODEL.NAME=VALUE is for one model.",
 )
 @flags_of(OPTION_MODELS)
-def start(models: str | None, file: str | None, opts: tuple[str, ...], **flags: Any) -> None:
+def start(
+    models: str | None,
+    named: tuple[str, ...],
+    file: str | None,
+    opts: tuple[str, ...],
+    **flags: Any,
+) -> None:
     """Serve models behind an OpenAI-compatible API.
 
     MODEL is `demo` (bundled, the default), a family such as `flan-t5`, a hub id, the URL of a GGUF
@@ -52,15 +70,21 @@ def start(models: str | None, file: str | None, opts: tuple[str, ...], **flags: 
     from openllm.bento.options import read_configuration
     from openllm.errors import ConfigurationError, OpenLLMError
 
+    if models is not None and named:
+        raise click.UsageError(
+            f"the models are given twice, as {models!r} and --model {named[0]!r}; leave one out"
+        )
     options = {**given(flags), **parse_opts(opts)}
+    models = ",".join(named) or models
     try:
-        sys.exit(_serve(read_configuration(models, options, os.environ, file=file)))
+        read = partial(read_configuration, models, options, os.environ, file=file)
+        sys.exit(_serve(read(), read))
     except OpenLLMError as error:
         click.echo(f"Error: {error.message}", err=True)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
 
 
-def _serve(configuration: Configuration) -> int:
+def _serve(configuration: Configuration, read: Callable[[], Configuration]) -> int:
     from openllm.bento import launch
     from openllm.bento.options import blame
     from openllm.cli.progress import DownloadDisplay
@@ -69,7 +93,7 @@ def _serve(configuration: Configuration) -> int:
     _set_up_logging(configuration.server.log_level)
     try:
         with DownloadDisplay() as display:
-            return launch.run(configuration, display)
+            return launch.run(configuration, read, display)
     except OpenLLMError as error:
         error.message = blame(error, configuration.settings)
         raise

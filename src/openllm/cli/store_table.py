@@ -13,17 +13,7 @@ import click
 if TYPE_CHECKING:
     from openllm.models.store import StoredModel
 
-_UNITS = ("B", "KB", "MB", "GB", "TB", "PB")
 _AGES = ((86400 * 7, "week"), (86400, "day"), (3600, "hour"), (60, "minute"))
-
-
-def size_text(size: int) -> str:
-    """Write bytes as "1.2 GB"; units of 1000."""
-    number, unit = float(size), 0
-    while number >= 999.5 and unit < len(_UNITS) - 1:
-        number, unit = number / 1000, unit + 1
-    digits = 1 if unit and number < 9.95 else 0
-    return f"{number:.{digits}f} {_UNITS[unit]}"
 
 
 def age_text(moment: datetime) -> str:

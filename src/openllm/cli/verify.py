@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.store_flag import store_flag
+
 if TYPE_CHECKING:
     from openllm.models.store import StoredModel
 
 
 @click.command("verify")
 @click.argument("tags", nargs=-1, metavar="[TAG...]")
+@store_flag
 def verify(tags: tuple[str, ...]) -> None:
     """Check the files of stored models by their hashes; without TAG of all models.
 
@@ -28,8 +31,8 @@ def verify(tags: tuple[str, ...]) -> None:
 
 
 def _is_sound(model: StoredModel) -> bool:
-    from openllm.cli.store_table import size_text
     from openllm.models import store
+    from openllm.sizes import size_text
 
     if not model.hashed:
         click.echo(f"{model.tag}: not checked, no hashes were recorded when it was stored")

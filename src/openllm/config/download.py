@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from openllm.config.marks import ByModel
 from openllm.errors import ConfigurationError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -49,6 +50,12 @@ class DownloadOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+    revision: Annotated[str | None, ByModel()] = Field(
+        None,
+        min_length=1,
+        description="Branch, tag or commit of a hub model, as ORG/NAME@REVISION names it; of all"
+        " models or as MODEL:REVISION of one [default: the newest].",
+    )
     offline: bool = Field(
         False,
         description="Never use the network; models must be in the store. Also HF_HUB_OFFLINE.",

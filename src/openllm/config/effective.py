@@ -8,7 +8,7 @@ and the field's default. In each of them a value for one model is before one for
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,14 +21,21 @@ from openllm.config.sources import Given, Layer, Values
 from openllm.errors import ConfigurationError
 
 Settings = TypeVar("Settings", bound=BaseModel)
+Scope = Literal["", "model", "all"]
 
 
 class Setting(NamedTuple):
-    """A value in effect and where it was given: a flag, a variable, a line of a file, "family x",
-    or "default"."""
+    """A value in effect.
+
+    Attributes:
+        origin: Where it was given: a flag, a variable, a line of a file, "family x", or "default".
+        scope: Whether that was for this model alone or for all of them; "" if the user said
+            nothing.
+    """
 
     value: object
     origin: str
+    scope: Scope = ""
 
 
 class Named(NamedTuple):
@@ -95,19 +102,20 @@ def configure(
     entries = tuple(_entry(model, layers, told) for model in models)
     if told:
         raise ConfigurationError(together(told))
-    return Configuration(server, download, entries, _settings((server,), general))
+    return Configuration(server, download, entries, _settings((server,), general, "", layers))
 
 
 def _entry(model: Named, layers: Sequence[Layer], mistakes: list[str]) -> Entry:
+    key = model_key(model.name)
     brought = {name: Given(value, model.origin) for name, value in model.defaults.items()}
-    chain = [*_chain(model_key(model.name), layers), brought]
+    chain = [*_chain(key, layers), brought]
     load, defaults, download = _of_model(chain, mistakes)
     return Entry(
         text=model.text,
         name=model.name,
         config=ModelConfig(load=load, defaults=defaults),
         download=download,
-        settings=_settings((load, defaults, download), chain),
+        settings=_settings((load, defaults, download), chain, key, layers),
     )
 
 
@@ -173,12 +181,24 @@ def _origins(given: Mapping[str, Given]) -> str:
     return " and ".join(sorted({each.origin for each in given.values()}))
 
 
-def _settings(models: Sequence[BaseModel], chain: Sequence[Values]) -> dict[str, Setting]:
-    return {
-        name: Setting(value, next((each[name].origin for each in chain if name in each), "default"))
-        for model in models
-        for name, value in _fields(model)
-    }
+def _settings(
+    models: Sequence[BaseModel], chain: Sequence[Values], key: str, layers: Sequence[Layer]
+) -> dict[str, Setting]:
+    found: dict[str, Setting] = {}
+    for model in models:
+        for name, value in _fields(model):
+            given = next((each[name] for each in chain if name in each), None)
+            origin = given.origin if given else "default"
+            found[name] = Setting(value, origin, _scope(name, given, key, layers))
+    return found
+
+
+def _scope(name: str, given: Given | None, key: str, layers: Sequence[Layer]) -> Scope:
+    if given is None:
+        return ""
+    if any(layer.models.get(key, {}).get(name) is given for layer in layers):
+        return "model"
+    return "all" if any(layer.general.get(name) is given for layer in layers) else ""
 
 
 def _fields(model: BaseModel) -> Iterator[tuple[str, Any]]:

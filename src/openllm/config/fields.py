@@ -16,8 +16,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from openllm.config.download import DownloadOptions
-from openllm.config.model import ByModel, LoadOptions, RequestDefaults
-from openllm.config.server import Blanks, ServerSettings
+from openllm.config.marks import Alias, Blanks, ByModel
+from openllm.config.model import LoadOptions, RequestDefaults
+from openllm.config.server import ServerSettings
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "Server": ServerSettings,
@@ -37,11 +38,13 @@ FIELDS: Mapping[str, FieldInfo] = {
 MODEL_FIELDS = tuple(name for model in MODEL_MODELS for name in model.model_fields)
 
 ALIASES: Mapping[str, str] = {
-    "max_new_tokens": "max_tokens",
-    "freq_penalty": "frequency_penalty",
-    "stop": "stop_sequence",
+    other: name
+    for name, field in FIELDS.items()
+    for mark in field.metadata
+    if isinstance(mark, Alias)
+    for other in mark.names
 }
-"""Other names that the documents have for a field; good wherever the field's own is."""
+"""Fields by the other names that their `Alias` gives them; good wherever the field's own is."""
 
 PREFIX = "OPEN_LLM_"
 
@@ -66,6 +69,11 @@ def field_name(text: str) -> str:
     """Return the field's own name for any of its spellings; an unknown one stays unknown."""
     name = text.strip().replace("-", "_")
     return ALIASES.get(name, name)
+
+
+def other_names(name: str) -> tuple[str, ...]:
+    """Return the further names of the field `name`."""
+    return tuple(other for other, own in ALIASES.items() if own == name)
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-
-class ByModel:
-    """Marks a field whose flag may be repeated and name models, as in `llama:gpu:0,demo:cpu`."""
-
+from openllm.config.marks import Alias, ByModel
 
 _DEVICE = re.compile(r"cpu|mps|(?:cuda|gpu)(?::\d{1,3})?")
 
@@ -20,6 +17,20 @@ def _device(text: str) -> str:
     if _DEVICE.fullmatch(text) is None:
         raise ValueError("it is no device; give cpu, gpu, gpu:N, cuda, cuda:N or mps")
     return text.replace("gpu", "cuda")
+
+
+def _never_pickled(value: object) -> object:
+    """Refuse the formats of weights that run code when they are opened."""
+    if value in ("pt", "npcache"):
+        raise ValueError(
+            "pickled weights can run code when they are opened, so they never are; use auto, and"
+            " convert weights that you trust with save_pretrained(folder)"
+        )
+    return value
+
+
+def _dtype(name: str) -> str:
+    return {"half": "float16", "float": "float32"}.get(name, name)
 
 
 Penalty = Annotated[float, Field(ge=0.0, le=1.0, allow_inf_nan=False)]
@@ -33,7 +44,7 @@ class LoadOptions(BaseModel):
     backend: str | None = Field(
         None, description="Engine: llamacpp, torch or vllm [default: by the model's format]."
     )
-    context_length: int | None = Field(
+    context_length: Annotated[int | None, Alias("max_model_len")] = Field(
         None, ge=1, description="Prompt plus output tokens of one sequence [default: the model's]."
     )
     max_concurrency: int | None = Field(
@@ -44,19 +55,25 @@ class LoadOptions(BaseModel):
         " [default: 8 on llamacpp, 32 on torch, 256 on vllm].",
     )
     threads: int | None = Field(
-        None, ge=1, description="CPU threads of the engine [default: physical cores]."
+        None,
+        ge=1,
+        description="CPU threads of the engine [default: physical cores, or what a container has].",
     )
     gpu_layers: int | None = Field(
         None, ge=0, description="Layers placed on the GPU [default: as many as fit]."
     )
     embeddings: bool = Field(True, description="Serve embeddings from this model as well.")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="Type of the weights on torch and vllm; auto: as the model's files."
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16", "half", "float"], AfterValidator(_dtype)
+    ] = Field(
+        "auto",
+        description="Type of the weights on torch and vllm; auto: as the model's files; half is"
+        " float16, float is float32.",
     )
     device: Annotated[Annotated[str, AfterValidator(_device)] | None, ByModel()] = Field(
         None,
-        description="cpu, gpu, gpu:N (cuda is the same) or mps, on torch, of all models or as"
-        " MODEL:DEVICE of one; a list, and may be repeated [default: the fastest there is].",
+        description="cpu, gpu, gpu:N (cuda is the same) or mps, of all models or as MODEL:DEVICE of"
+        " one; a list, and may be repeated [default: the fastest there is].",
     )
     kv_cache_tokens: int | None = Field(
         None, ge=1, description="Tokens that fit the KV cache [default: as memory allows]."
@@ -65,7 +82,7 @@ class LoadOptions(BaseModel):
         None,
         ge=1,
         description="Prompt tokens read between two steps of the running requests"
-        " [default: 512 on torch, on vllm 160 on a CPU and vLLM's own elsewhere].",
+        " [default: 512 on torch, on vllm 320 on a CPU and vLLM's own elsewhere].",
     )
     gpu_memory_utilization: float | None = Field(
         None,
@@ -73,10 +90,34 @@ class LoadOptions(BaseModel):
         le=1.0,
         allow_inf_nan=False,
         description="Share of the device's memory that vllm may take, weights and KV cache together"
-        " [default: vLLM's own]; refused for models that run on other engines.",
+        " [default: vLLM's own].",
     )
     enforce_eager: bool = Field(
         False, description="Run without compiled graphs: starts sooner, runs slower."
+    )
+    load_format: Annotated[
+        Literal["auto", "safetensors", "dummy"], BeforeValidator(_never_pickled)
+    ] = Field(
+        "auto",
+        description="How torch and vllm get the weights; auto: from safetensors files; dummy:"
+        " random ones made from config.json alone, for trials of speed and memory.",
+    )
+    tokenizer: str | None = Field(
+        None,
+        min_length=1,
+        description="Tokenizer and chat template for torch and vllm, a hub id or a folder; only"
+        " files beside the weights are downloaded [default: the model's own].",
+    )
+    tokenizer_revision: str | None = Field(
+        None,
+        min_length=1,
+        description="Branch, tag or commit of the tokenizer's repository, which is the model's own"
+        " where no tokenizer is given.",
+    )
+    tokenizer_mode: Literal["auto", "slow"] = Field(
+        "auto",
+        description="slow: SentencePiece in the place of the library tokenizers, on torch, for"
+        " models that have a tokenizer.model.",
     )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes in the model's folder."
@@ -98,16 +139,18 @@ class RequestDefaults(BaseModel):
     top_p: float | None = Field(
         None, ge=0.0, le=1.0, allow_inf_nan=False, description="Probability mass sampled from."
     )
-    stop_sequence: tuple[str, ...] = Field(
+    stop_sequence: Annotated[tuple[str, ...], Alias("stop")] = Field(
         (), description="Text that ends generation; may be repeated."
     )
-    frequency_penalty: Penalty | None = Field(
+    frequency_penalty: Annotated[Penalty | None, Alias("freq_penalty")] = Field(
         None, description="Lowers a token by its count in prompt and output."
     )
     presence_penalty: Penalty | None = Field(
         None, description="Lowers every token that has appeared."
     )
-    max_tokens: int | None = Field(None, ge=1, description="Most new tokens of a reply.")
+    max_tokens: Annotated[int | None, Alias("max_new_tokens")] = Field(
+        None, ge=1, description="Most new tokens of a reply."
+    )
     seed: int | None = Field(None, ge=0, description="Makes sampling repeatable.")
     prompt: str | None = Field(
         None, description="Text, or a file with the text, put before every conversation."

@@ -9,7 +9,15 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from openllm.config.explain import allowed
-from openllm.config.fields import MODEL_MODELS, OPTION_MODELS, SECTIONS, flag, is_list, variable
+from openllm.config.fields import (
+    MODEL_MODELS,
+    OPTION_MODELS,
+    SECTIONS,
+    flag,
+    is_list,
+    other_names,
+    variable,
+)
 
 _MODEL_TEXT = {
     "type": "string",
@@ -72,7 +80,7 @@ def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
         takes = allowed(model, name) + ("; a list" if is_list(field) else "")
         cells = (
             f"`{name}`",
-            f"`{flag(name)}`",
+            ", ".join(f"`{flag(each)}`" for each in (name, *other_names(name))),
             f"`{variable(name)}`",
             takes,
             _default(field),

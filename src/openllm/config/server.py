@@ -17,6 +17,9 @@ from pydantic import (
     field_validator,
 )
 
+from openllm.config.marks import Alias, Blanks
+from openllm.config.models_dir import MEANING, NAMES, checked_folder
+
 T = TypeVar("T")
 
 
@@ -41,10 +44,6 @@ def _not_empty(key: str) -> str:
     return key
 
 
-class Blanks:
-    """Marks a list whose items have no blanks: they separate them in the environment."""
-
-
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
 Words = Annotated[tuple[str, ...], Blanks()]
 
@@ -64,6 +63,9 @@ class ServerSettings(BaseModel):
         le=65535,
         description="Port to listen on; 0 picks a free one, and the ready line is then JSON with "
         "the keys ready (the URL), port, models and try.",
+    )
+    grpc: bool = Field(
+        False, description="Serve gRPC instead of HTTP on this address; needs the extra grpc."
     )
     api_key: Annotated[tuple[Annotated[str, AfterValidator(_not_empty)], ...], Blanks()] = Field(
         (),
@@ -100,8 +102,16 @@ class ServerSettings(BaseModel):
     )
     backlog: int = Field(2048, ge=1, description="Connections that may wait to be accepted.")
     workers: int = Field(1, ge=1, description="API processes; models live in their own processes.")
+    models_dir: Annotated[
+        Annotated[str, AfterValidator(checked_folder)] | None, Alias(*NAMES[1:])
+    ] = Field(None, description=MEANING)
     allow_pull: bool = Field(
         False, description="Let clients download models into the store by POST /pull."
+    )
+    perplexity: Annotated[bool, Alias("perflexity")] = Field(
+        False,
+        description="Measure the perplexity of what each model generates, as metrics at /metrics; "
+        "tokens then cost a little more.",
     )
     access_log: bool = Field(False, description="Log one line for each request.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -144,6 +154,13 @@ class ServerSettings(BaseModel):
         # A certificate file that is itself wrong is missing here and has its own message.
         if value is not None and info.data.get("ssl_certfile", "wrong") is None:
             raise ValueError("this needs --ssl-certfile, the certificate that turns HTTPS on")
+        return value
+
+    @field_validator("allowed_host", "allowed_origin", "allow_pull", "perplexity")
+    @classmethod
+    def _of_http(cls, value: T, info: ValidationInfo) -> T:
+        if value and info.data.get("grpc"):
+            raise ValueError("this means nothing with --grpc; leave one of the two out")
         return value
 
     @field_validator("ssl_cert_reqs")

@@ -35,28 +35,56 @@ class EngineKind(NamedTuple):
         formats: The formats of models it loads.
         needs: Top-level modules it imports; none is imported to find out whether they are there.
         install: What to install when one is missing.
+        options: The fields of `LoadOptions` that it heeds; another that the user sets for it is
+            refused. `backend` is not the engine's affair.
     """
 
     target: str
     formats: tuple[ModelFormat, ...]
     needs: tuple[str, ...] = ()
     install: str = "open-llm-server"
+    options: tuple[str, ...] = tuple(LoadOptions.model_fields)
 
+
+_EVERYWHERE = ("context_length", "max_concurrency")
+_OF_DEVICES = (*_EVERYWHERE, "device", "threads")
+_OF_FOLDERS = (
+    *_OF_DEVICES,
+    "dtype",
+    "kv_cache_tokens",
+    "load_format",
+    "prefill_chunk",
+    "tokenizer",
+    "tokenizer_revision",
+    "trust_remote_code",
+)
 
 ENGINES = {
     "llamacpp": EngineKind(
-        "openllm.engines.llamacpp_engine:LlamaCppEngine", ("gguf",), ("xllamacpp",)
+        "openllm.engines.llamacpp_engine:LlamaCppEngine",
+        ("gguf",),
+        ("xllamacpp",),
+        options=(*_OF_DEVICES, "embeddings", "gpu_layers"),
     ),
     "vllm": EngineKind(
-        "openllm.engines.vllm_engine:VLLMEngine", ("safetensors",), ("vllm",), "vllm"
+        "openllm.engines.vllm_engine:VLLMEngine",
+        ("safetensors",),
+        ("vllm",),
+        "vllm",
+        (*_OF_FOLDERS, "gpu_memory_utilization", "enforce_eager", "engine_arg"),
     ),
     "torch": EngineKind(
         "openllm.engines.torch_engine:TorchEngine",
         ("safetensors",),
         ("torch", "transformers", "llguidance"),
         "open-llm-server[torch]",
+        (*_OF_FOLDERS, "embeddings", "tokenizer_mode"),
     ),
-    "scripted": EngineKind("openllm.engines.scripted_engine:ScriptedEngine", ("script",)),
+    "scripted": EngineKind(
+        "openllm.engines.scripted_engine:ScriptedEngine",
+        ("script",),
+        options=(*_EVERYWHERE, "embeddings"),
+    ),
 }
 
 _BUILT_IN = frozenset(ENGINES)
@@ -78,6 +106,7 @@ def add_engine(
     formats: Iterable[ModelFormat] = ("other",),
     needs: Iterable[str] = (),
     install: str = "",
+    options: Iterable[str] = EngineKind._field_defaults["options"],
 ) -> None:
     """Let `name` be an engine, as `--backend name` and as a model's default `backend`.
 
@@ -88,14 +117,21 @@ def add_engine(
         formats: What it loads; "other" for files that only this engine reads.
         needs: Top-level modules that it imports.
         install: What to give to `pip install` when one of them is missing.
+        options: The fields of `LoadOptions` that it heeds, all if left out.
 
     Raises:
-        ConfigurationError: The name is none or taken, or the class cannot be found by its name.
+        ConfigurationError: The name is none or taken, an option is none, or the class cannot be
+            found by its name.
     """
-    kind = EngineKind(target, tuple(formats), tuple(needs), install or name)
+    kind = EngineKind(target, tuple(formats), tuple(needs), install or name, tuple(options))
     if not _NAME.fullmatch(name) or name in _ALIASES:
         raise ConfigurationError(
             f"{name!r} cannot be the name of an engine; use lower-case letters, digits, '_', '.'."
+        )
+    if unknown := set(kind.options) - LoadOptions.model_fields.keys():
+        raise ConfigurationError(
+            f"The engine {name!r} heeds {', '.join(sorted(unknown))}, which LoadOptions does not"
+            " have; give names of its fields."
         )
     if name in ENGINES and ENGINES[name] != kind:
         raise ConfigurationError(f"The engine name {name!r} is already taken; choose another.")
@@ -144,6 +180,11 @@ def engine_name(text: str) -> str:
             param="backend",
         )
     return name
+
+
+def engines_with(option: str) -> tuple[str, ...]:
+    """Return the engines, our own and those added, that heed this field of `LoadOptions`."""
+    return tuple(name for name, kind in ENGINES.items() if option in kind.options)
 
 
 def engines_for(form: ModelFormat) -> Iterator[str]:

@@ -81,7 +81,7 @@ def read_tokenizer(tokenizer: Any, vocabulary: int, ends: Sequence[int] | None =
         UnsupportedError: It cannot be read.
     """
     if not is_readable(tokenizer):
-        raise unsupported("this model has no tokenizer.json")
+        raise unsupported("this model has no tokenizer.json, or runs with tokenizer_mode slow")
     try:
         from llguidance.hf import from_tokenizer
     except ImportError:

@@ -27,6 +27,7 @@ from openllm.engines.hf_pieces import (
     sentencepiece_pieces,
 )
 from openllm.engines.request_checks import no_unicode
+from openllm.errors import ConfigurationError
 from openllm.types import Prompt
 
 MAX_BYTE_VOCABULARY = 1024
@@ -142,6 +143,25 @@ class TokenTable:
         if token is None or token_id in self._special:
             return b""
         return token if isinstance(token, bytes) else self._pieces.of(token, first=first)
+
+
+def check_vocabulary(table: TokenTable, size: int, folder: str) -> None:
+    """Refuse a tokenizer from another folder that has tokens which the model does not know.
+
+    Args:
+        table: Its tokens.
+        size: How many the model knows.
+        folder: Where the tokenizer is.
+
+    Raises:
+        ConfigurationError: It has more.
+    """
+    if len(table) > size:
+        raise ConfigurationError(
+            f"the tokenizer in {folder} has {len(table)} tokens and the model knows {size}; give"
+            " the tokenizer that the model was made with",
+            param="tokenizer",
+        )
 
 
 class _Beginning:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import logging
+import os
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
@@ -57,6 +58,10 @@ logger = logging.getLogger("openllm.engines.llamacpp")
 
 HEALTH_SECONDS = 30.0  # llama.cpp answers between two steps, and a step may read a whole batch.
 CLOSE_SECONDS = 2.0
+
+# When llama.cpp aborts it calls gdb, if that is installed, for a backtrace: half a minute in which
+# nobody learns that the process is dead, and the arguments of all calls in the log.
+NO_DEBUGGER = "GGML_NO_BACKTRACE", "1"
 
 
 class _Vector(Struct, frozen=True):
@@ -116,6 +121,7 @@ class LlamaCppEngine:
             EngineNotInstalledError: The package `xllamacpp` is missing.
             EngineStartError: The file cannot be loaded; the message says why.
         """
+        os.environ.setdefault(*NO_DEBUGGER)
         try:
             import xllamacpp
         except ImportError as error:

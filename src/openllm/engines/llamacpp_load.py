@@ -20,6 +20,7 @@ from typing import Any
 from openllm.config.model import LoadOptions
 from openllm.engines.llamacpp_devices import place
 from openllm.errors import EngineStartError, OutOfMemoryError
+from openllm.machine import free_memory, total_memory, usable_cores
 from openllm.types import LocalModel
 
 logger = logging.getLogger("openllm.engines.llamacpp")
@@ -117,9 +118,9 @@ def common_params(model: LocalModel, options: LoadOptions) -> Any:
     params.ui = False
     params.n_threads_http = 2
     params.sse_ping_interval = -1
-    if options.threads is not None:
-        params.cpuparams.n_threads = options.threads
-        params.cpuparams_batch.n_threads = options.threads
+    if threads := options.threads or _allowed_threads():
+        params.cpuparams.n_threads = threads
+        params.cpuparams_batch.n_threads = threads
     if options.device is not None:
         place(params, options.device)
     if options.gpu_layers is not None:
@@ -128,6 +129,16 @@ def common_params(model: LocalModel, options: LoadOptions) -> Any:
     if options.embeddings and gguf_number(model.path, "pooling_type") is None:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     return params
+
+
+def _allowed_threads() -> int | None:
+    """Return how many cores this process may use if they are not all.
+
+    llama.cpp would take every physical one, and its threads spin while they wait for those that a
+    container's quota keeps from running.
+    """
+    usable = round(usable_cores())
+    return max(1, usable) if usable < (os.cpu_count() or 1) else None
 
 
 def _size(params: Any, context: int | None, slots: int) -> None:
@@ -151,13 +162,7 @@ def _memory_margin() -> int | None:
     kinds = xllamacpp.ggml_backend_dev_type
     if any(d["type"] != kinds.GGML_BACKEND_DEVICE_TYPE_CPU for d in xllamacpp.get_device_info()):
         return None
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return None
-    sizes = {name: int(size) << 10 for name, size in re.findall(r"(\w+): +(\d+) kB", text)}
-    total, available = sizes.get("MemTotal", 0), sizes.get("MemAvailable", 0)
-    return total - available // 2 if available else None
+    return total_memory() - free_memory() // 2
 
 
 def _reason(params: Any) -> str:

@@ -1,6 +1,6 @@
 """Calls into llama.cpp: each blocks a thread of its own, what it says arrives on the event loop.
 
-Requests wait for their turn on our side (`Slots`), never inside llama.cpp, so a waiting one is
+Requests wait for their turn on our side (`Gate`), never inside llama.cpp, so a waiting one is
 gone at once when it is cancelled. An engine step of llama.cpp calls back once for each running
 sequence, each time in another thread; the loop is woken once for all that has arrived by then.
 """
@@ -18,9 +18,9 @@ from typing import Any, TypeVar
 from msgspec import DecodeError
 
 from openllm.engines.chunk_queue import ChunkQueue
-from openllm.engines.llamacpp_slots import Slots
 from openllm.engines.llamacpp_stream import Answer
 from openllm.errors import EngineError, EngineUnavailableError, OpenLLMError
+from openllm.gate import Gate
 from openllm.types import CompletionChunk, SamplingParams
 
 T = TypeVar("T")
@@ -89,9 +89,9 @@ class Runs:
 
     def __init__(self, server: Any, size: int) -> None:
         self._server = server
-        self._size = size
-        self._slots = Slots(size)
-        self._alone = Slots(1)
+        self._slots, self._alone = Gate(), Gate()
+        self._slots.open(size)
+        self._alone.open(1)
         self._pool = ThreadPoolExecutor(size, thread_name_prefix="llama")
         self._loop = asyncio.get_running_loop()
         self._arrived: deque[tuple[Generation, bytes | _Ended]] = deque()
@@ -104,7 +104,7 @@ class Runs:
     @property
     def active(self) -> int:
         """Sequences that run or wait."""
-        return self._size - self._slots.free + self._slots.waiting
+        return self._slots.asked
 
     async def start(
         self,

@@ -87,7 +87,7 @@ class TorchEngine:
         self._worker = Worker()
         try:
             self._session = await self._worker.call(
-                lambda: TorchSession(self._model.path, self._options)
+                lambda: TorchSession(self._model, self._options)
             )
         except BaseException:
             await self.close()

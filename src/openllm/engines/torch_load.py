@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 
 from openllm.config.model import LoadOptions
+from openllm.engines.hf_dummy import random_bytes, random_model
+from openllm.engines.torch_tokenizer import load_tokenizer
 from openllm.errors import ConfigurationError, EngineStartError, OpenLLMError, OutOfMemoryError
+from openllm.machine import free_memory
+from openllm.sizes import size_text
+from openllm.types import LocalModel
 
 logger = logging.getLogger("openllm.engines.torch")
 
@@ -27,19 +32,21 @@ class LoadedModel(NamedTuple):
     encoder_decoder: bool
 
 
-def load_model(path: str, options: LoadOptions) -> LoadedModel:
+def load_model(local: LocalModel, options: LoadOptions) -> LoadedModel:
     """Load a model folder whose files were checked; nothing is downloaded.
 
     Raises:
+        ConfigurationError: There is no such device, or no slow tokenizer.
         OutOfMemoryError: The weights do not fit; says need and free.
         EngineStartError: This version of transformers does not know or cannot load the model.
     """
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     if options.threads:
         torch.set_num_threads(options.threads)
+    path = local.path
     device = choose_device(options.device)
     trust = {"trust_remote_code": options.trust_remote_code, "local_files_only": True}
     try:
@@ -47,18 +54,20 @@ def load_model(path: str, options: LoadOptions) -> LoadedModel:
         _check_layers(config)
         stored = str(config.dtype or "").removeprefix("torch.")
         dtype = choose_dtype(options.dtype, stored, device)
-        _check_memory(path, stored, dtype, device)
-        model_class = _model_class(config)
-        model = model_class.from_pretrained(
-            path,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            **_attention(config),
-            **_placement(path, device),
-            **trust,
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path, **trust)
+        if options.load_format == "dummy":
+            model = _random(config, dtype, device, options)
+        else:
+            _check_memory(path, stored, dtype, device)
+            model = _model_class(config).from_pretrained(
+                path,
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                **_attention(config),
+                **_placement(path, device),
+                **trust,
+            )
+        tokenizer = load_tokenizer((local.tokenizer or local).path, options)
     except OpenLLMError:
         raise
     except torch.OutOfMemoryError as error:
@@ -70,6 +79,18 @@ def load_model(path: str, options: LoadOptions) -> LoadedModel:
     model.eval().requires_grad_(False)
     _prepare(model, dtype, device)
     return LoadedModel(model, tokenizer, device, bool(config.is_encoder_decoder))
+
+
+def _random(config: Any, dtype: torch.dtype, device: torch.device, options: LoadOptions) -> Any:
+    make = partial(
+        _model_class(config).from_config,
+        config,
+        dtype=dtype,
+        trust_remote_code=options.trust_remote_code,
+        **_attention(config),
+    )
+    _check_room(random_bytes(make), dtype, device)
+    return random_model(make, device)
 
 
 def choose_device(asked: str | None) -> torch.device:
@@ -117,7 +138,7 @@ def free_bytes(device: torch.device) -> int:
     """Return the memory that is free where the model runs."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available)
+    return free_memory()
 
 
 def _emptiest_card() -> int:
@@ -143,12 +164,16 @@ def _weight_bytes(path: str) -> int:
 def _check_memory(path: str, stored: str, dtype: torch.dtype, device: torch.device) -> None:
     stored_size = {"float32": 4, "float64": 8, "int8": 1}.get(stored, 2)
     need = _weight_bytes(path) * dtype.itemsize // stored_size
+    _check_room(need, dtype, device)
+
+
+def _check_room(need: int, dtype: torch.dtype, device: torch.device) -> None:
     cards = range(torch.cuda.device_count()) if device.type == "cuda" else ()
     free = sum(torch.cuda.mem_get_info(card)[0] for card in cards) or free_bytes(device)
     if need > free:
         raise OutOfMemoryError(
-            f"the weights need {need / 2**30:.1f} GiB as {str(dtype).removeprefix('torch.')} and"
-            f" {free / 2**30:.1f} GiB are free on {device}; use a smaller model or dtype"
+            f"the weights need {size_text(need)} as {str(dtype).removeprefix('torch.')} and"
+            f" {size_text(free)} are free on {device}; use a smaller model or dtype"
         )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from openllm.config.model import LoadOptions
-from openllm.engines.hf_tokens import TokenTable
+from openllm.engines.hf_tokens import TokenTable, check_vocabulary
 from openllm.engines.torch_embed import Embedder, Pooling
 from openllm.engines.torch_load import LoadedModel, free_bytes, load_model
 from openllm.engines.torch_model import CausalModel, Prefill, RowState
@@ -16,6 +16,7 @@ from openllm.engines.torch_sampling import Sampler
 from openllm.engines.torch_scheduler import Scheduler
 from openllm.engines.torch_seq2seq import Seq2SeqModel
 from openllm.errors import EngineStartError
+from openllm.types import LocalModel
 
 if TYPE_CHECKING:
     from openllm.engines.torch_grammar import GrammarCompiler
@@ -38,12 +39,14 @@ class TorchSession:
         max_concurrency: Sequences that run at once.
     """
 
-    def __init__(self, path: str, options: LoadOptions) -> None:
-        """Load the model at `path`; see `torch_load.load_model` for what it raises."""
-        loaded = load_model(path, options)
+    def __init__(self, model: LocalModel, options: LoadOptions) -> None:
+        """Load `model`; see `torch_load.load_model` for what it raises."""
+        loaded = load_model(model, options)
         self.model, self.tokenizer = loaded.model, loaded.tokenizer
         self.table = TokenTable(loaded.tokenizer, strip_first=loaded.encoder_decoder)
         self.vocab_size = _vocab_size(loaded.model)
+        if model.tokenizer is not None:
+            check_vocabulary(self.table, self.vocab_size, model.tokenizer.path)
         self.ends = _end_tokens(loaded)
         self._forward = _forward(loaded)
         self.max_concurrency = options.max_concurrency or CONCURRENCY
@@ -66,7 +69,7 @@ class TorchSession:
             self.budget,
             options.prefill_chunk or PREFILL_CHUNK,
         )
-        self.embedder = Embedder(loaded.model, loaded.device, _pooling(path))
+        self.embedder = Embedder(loaded.model, loaded.device, _pooling(model.path))
         self._grammars: GrammarCompiler | None = None
         logger.info(
             "loaded on %s as %s; %d tokens of KV cache, %d bytes each",

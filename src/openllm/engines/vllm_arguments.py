@@ -19,6 +19,10 @@ OURS = {
     "model": "it is the model's own path",
     "model_weights": "it is the model's own path",
     "skip_tokenizer_init": "the tokenizer is always needed",
+    "load_format": "set the option load_format instead, with which pickles are never opened",
+    "tokenizer": "set the option tokenizer instead, from which the chat template comes too",
+    "tokenizer_revision": "set the option tokenizer_revision instead",
+    "trust_remote_code": "set the option trust_remote_code instead",
 }
 """Arguments that cannot be handed through, with the reason."""
 
@@ -44,7 +48,7 @@ def engine_arguments(
     arguments: dict[str, Any] = {
         "model": model.path,
         "tokenizer_mode": "hf",
-        "load_format": "safetensors",
+        "load_format": "dummy" if options.load_format == "dummy" else "safetensors",
         "trust_remote_code": options.trust_remote_code,
         "dtype": options.dtype,
         "max_num_seqs": options.max_concurrency or CONCURRENCY,
@@ -55,6 +59,8 @@ def engine_arguments(
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
+    if model.tokenizer is not None:
+        arguments["tokenizer"] = model.tokenizer.path
     if options.context_length is not None:
         arguments["max_model_len"] = options.context_length
     if options.gpu_memory_utilization is not None:

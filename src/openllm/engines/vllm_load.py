@@ -27,8 +27,9 @@ from openllm.engines.openmp import waiting
 from openllm.engines.vllm_arguments import engine_arguments
 from openllm.engines.vllm_errors import start_error
 from openllm.engines.vllm_logs import LogPipe
-from openllm.engines.vllm_memory import free_bytes, plan_kv_cache
+from openllm.engines.vllm_memory import plan_kv_cache
 from openllm.errors import ConfigurationError, EngineNotInstalledError
+from openllm.machine import free_memory, usable_cores
 from openllm.types import LocalModel
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ QUIET = {
 }
 """Environment of vLLM's processes: nothing is sent or downloaded, nothing printed."""
 
-PREFILL_CHUNK = 160
+PREFILL_CHUNK = 320
 """Prompt tokens of a step on a CPU, which reads some thousand a second: with vLLM's own thousands
 in a step, the requests of a burst all wait for the last one's prompt."""
 
@@ -62,7 +63,6 @@ MOST_FOLDER = 107 - len("/") - 36
 """Characters of a folder in which a socket may be called by a UUID."""
 
 _NODES = Path("/sys/devices/system/node")
-_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def import_vllm(logs: LogPipe) -> None:
@@ -111,7 +111,7 @@ def load(model: LocalModel, options: LoadOptions, logs: LogPipe) -> Session:
                     enable_log_requests=bool(arguments["enable_log_requests"]),
                     disable_log_stats=bool(arguments["disable_log_stats"]),
                 )
-        return Session(client, model.name)
+        return Session(client, model)
     except Exception as error:
         logger.debug("vLLM did not start", exc_info=True)
         if client is not None:
@@ -121,6 +121,8 @@ def load(model: LocalModel, options: LoadOptions, logs: LogPipe) -> Session:
     failure = start_error(caught, logs.first_error, model, options.engine_arg)
     with releasing():
         client = config = caught = None
+        # One of our own was raised in there.
+        failure.__traceback__ = failure.__cause__ = failure.__context__ = None
     raise failure  # Out here it does not hold the frames of vLLM, with all that is in them.
 
 
@@ -173,14 +175,8 @@ def threads_of(options: LoadOptions) -> int:
     """Return how many threads compute: as asked, else one for each core that we may use."""
     if options.threads is not None:
         return options.threads
-    usable = len(os.sched_getaffinity(0))
-    physical = psutil.cpu_count(logical=False) or usable
-    try:
-        quota, period = _QUOTA.read_text().split()
-        quota_cores = max(1, round(int(quota) / int(period)))
-    except (OSError, ValueError):  # "max", or no such file.
-        quota_cores = usable
-    return max(1, min(usable, physical, quota_cores))
+    usable = round(usable_cores())
+    return max(1, min(usable, psutil.cpu_count(logical=False) or usable))
 
 
 def _configure(model: LocalModel, options: LoadOptions) -> tuple[dict[str, Any], Any]:
@@ -202,7 +198,7 @@ def _configure(model: LocalModel, options: LoadOptions) -> tuple[dict[str, Any],
     config = Arguments(**arguments).create_engine_config()
     if current_platform.is_cpu() and not _sized(arguments, config):
         plan = plan_kv_cache(
-            model, config, free_bytes(), options.context_length, options.kv_cache_tokens
+            model, config, free_memory(), options.context_length, options.kv_cache_tokens
         )
         if plan.context < config.model_config.max_model_len:
             arguments["max_model_len"] = plan.context

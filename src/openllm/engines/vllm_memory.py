@@ -6,12 +6,12 @@ On a GPU vLLM measures what is left after the weights and takes nearly all of it
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import psutil
-
 from openllm.errors import ConfigurationError, OutOfMemoryError
+from openllm.sizes import size_text
 from openllm.types import LocalModel
 
 logger = logging.getLogger("openllm.engines.vllm")
@@ -22,8 +22,6 @@ SHARE = 0.5
 """Of the memory that the weights leave free, what the KV cache may fill."""
 WORKSPACE = 512 << 20
 """Bytes that computing needs beside weights and KV cache."""
-
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 class KVPlan(NamedTuple):
@@ -65,7 +63,7 @@ def plan_kv_cache(
                 param="kv_cache_tokens",
             )
         longest = asked
-    left = free - weight_bytes(model.path) - WORKSPACE
+    left = free - (weight_bytes(model.path) or made_up_bytes(config)) - WORKSPACE
     most = left if asked is not None else int(left * SHARE)
     if config.model_config.has_inner_state:  # Its size hardly depends on the tokens.
         return KVPlan(longest, 0, max(0, min(most, MOST_BYTES)))
@@ -104,26 +102,24 @@ def weight_bytes(folder: str) -> int:
     return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
 
 
-def free_bytes() -> int:
-    """Return how much memory this process could still take: the machine's, or the container's."""
-    free = int(psutil.virtual_memory().available)
+def made_up_bytes(config: Any) -> int:
+    """Return what weights take that no file has; 0 where transformers does not know the model."""
+    from transformers import AutoModelForCausalLM
+
+    from openllm.engines.hf_dummy import random_bytes
+
+    model = config.model_config
+    make = partial(AutoModelForCausalLM.from_config, model.hf_config, dtype=model.dtype)
     try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = int((_CGROUP / "memory.current").read_text())
-        statistics = dict(
-            line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines()
-        )
-    except (OSError, ValueError):  # No container, or an older kind of cgroup.
-        return free
-    if limit == "max":
-        return free
-    return min(free, int(limit) - used + int(statistics.get("inactive_file", 0)))
+        return random_bytes(make)
+    except Exception:  # Code of any architecture runs in there.
+        logger.warning("it is not known how much memory the weights take", exc_info=True)
+        return 0
 
 
 def _short(model: LocalModel, lacking: int, left: int, size: int, free: int) -> OutOfMemoryError:
-    need, cache, there = (number / 2**30 for number in (free - left + size, size, free))
     return OutOfMemoryError(
-        f"model {model.name!r} needs about {need:.1f} GiB of memory, {cache:.1f} of them for the "
-        f"KV cache, and {there:.1f} GiB are free; use a smaller context_length or kv_cache_tokens, "
-        f"or free {max(lacking, 0) / 2**30:.1f} GiB more"
+        f"model {model.name!r} needs about {size_text(free - left + size)} of memory, of which"
+        f" {size_text(size)} for the KV cache, and {size_text(free)} are free; use a smaller"
+        f" context_length or kv_cache_tokens, or free {size_text(max(lacking, 0))} more"
     )

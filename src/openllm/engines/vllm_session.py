@@ -15,7 +15,7 @@ from vllm import PoolingParams
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.sampling_params import SamplingParams as NativeParams
 
-from openllm.engines.hf_tokens import TokenTable
+from openllm.engines.hf_tokens import TokenTable, check_vocabulary
 from openllm.engines.vllm_errors import request_error
 from openllm.engines.vllm_request import LoadedModel, sampling_arguments, seed_of
 from openllm.engines.vllm_stream import SequenceStream, merge
@@ -26,7 +26,7 @@ from openllm.errors import (
     InvalidRequestError,
     OpenLLMError,
 )
-from openllm.types import CompletionChunk, GenerateRequest, SamplingParams
+from openllm.types import CompletionChunk, GenerateRequest, LocalModel, SamplingParams
 
 CLOSE_SECONDS = 0.5
 """For vLLM's process to end by itself; what holds a model rarely does in less than five."""
@@ -45,10 +45,11 @@ class Session:
         version: Version of vLLM.
     """
 
-    def __init__(self, client: Any, name: str) -> None:
-        """Read the facts of a client whose processes run.
+    def __init__(self, client: Any, model: LocalModel) -> None:
+        """Read the facts of a client whose processes run `model`.
 
         Raises:
+            ConfigurationError: It was given a tokenizer that has more tokens than it.
             EngineStartError: The tokenizer is none of transformers.
         """
         config = client.model_config
@@ -60,10 +61,13 @@ class Session:
                 f"the tokenizer {type(tokenizer).__name__} is none of transformers ({error}); "
                 "leave out the engine argument tokenizer_mode"
             ) from error
+        vocabulary = int(config.get_vocab_size())
+        if model.tokenizer is not None:
+            check_vocabulary(table, vocabulary, model.tokenizer.path)
         self.client = client
         self.model = LoadedModel(
-            name=name,
-            vocabulary=int(config.get_vocab_size()),
+            name=model.name,
+            vocabulary=vocabulary,
             context=int(config.max_model_len),
             table=table,
         )

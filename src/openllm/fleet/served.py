@@ -16,7 +16,8 @@ from msgspec import Struct
 
 from openllm.config.model import ModelConfig
 from openllm.errors import EngineUnavailableError, OpenLLMError
-from openllm.fleet.gate import Gate
+from openllm.fleet.measures import GenerationMeasure, ModelMeasures, ModelReport
+from openllm.gate import Gate
 from openllm.runner.client import Runner
 from openllm.types import Capabilities, CompletionChunk, GenerateRequest, LocalModel
 
@@ -48,9 +49,18 @@ class ServedModel:
     """Keeps a runner of one model alive: restarts it with backoff, gives up after three crashes
     within a minute, and queues requests for it."""
 
-    def __init__(self, model: LocalModel, config: ModelConfig, max_waiting: int) -> None:
+    def __init__(
+        self,
+        model: LocalModel,
+        config: ModelConfig,
+        max_waiting: int,
+        *,
+        perplexity: bool = False,
+    ) -> None:
+        """`perplexity`: measure it, for which every generation is made with logprobs."""
         self.model = model
         self.config = config
+        self.measures = ModelMeasures(perplexity=perplexity)
         self.state: ModelState = "stopped"
         self.reason: str | None = None
         self._capabilities: Capabilities | None = None
@@ -82,6 +92,15 @@ class ServedModel:
             fingerprint=self._fingerprint,
         )
 
+    def report(self) -> ModelReport:
+        return ModelReport(
+            name=self.model.name,
+            state=self.state,
+            running=self.running,
+            waiting=self.waiting,
+            measures=self.measures,
+        )
+
     async def start(self) -> None:
         """Load the model; from then on a dead runner is replaced until `close`.
 
@@ -107,12 +126,17 @@ class ServedModel:
             await self._runner.close()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
-        async with (
-            self.lend(request.params.n) as runner,
-            aclosing(runner.generate(request)) as chunks,
-        ):
-            async for chunk in chunks:
-                yield chunk
+        with GenerationMeasure(self.measures, request.params.n) as measure:
+            async with (
+                self.lend(request.params.n) as runner,
+                aclosing(self._chunks(runner, request)) as chunks,
+            ):
+                measure.admit()
+                async for chunk in chunks:
+                    measure.tokens += len(chunk.token_ids)
+                    if chunk.finish_reason is not None or not measure.begun:
+                        measure.mark(chunk)
+                    yield chunk
 
     @asynccontextmanager
     async def lend(self, units: int = 1) -> AsyncIterator[Runner]:
@@ -128,6 +152,14 @@ class ServedModel:
             if self._runner is None:
                 raise self._unavailable()
             yield self._runner
+
+    def _chunks(
+        self, runner: Runner, request: GenerateRequest
+    ) -> AsyncGenerator[CompletionChunk, None]:
+        perplexity = self.measures.perplexity
+        if perplexity is None:
+            return runner.generate(request)
+        return perplexity.follow(runner.generate, request)
 
     async def _launch(self) -> None:
         runner = Runner(self.model, self.config)
@@ -161,6 +193,7 @@ class ServedModel:
             await asyncio.sleep(FIRST_BACKOFF * 2 ** (len(self._crashes) - 1))
             try:
                 await self._launch()
+                self.measures.restarts += 1
             except OpenLLMError as error:
                 self._crashed(f"it could not be loaded again: {error.message}")
 
@@ -183,7 +216,7 @@ class ServedModel:
     def _unavailable(self) -> EngineUnavailableError:
         reason = f": {self.reason}" if self.reason else ""
         if self.state == "failed":
-            what = f"has failed{reason}; it stays so until the server is started again"
+            what = f"has failed{reason}; it stays so until it is started again"
         else:
             what = f"is {self.state}{reason}"
         soon = self.state in ("loading", "restarting")

@@ -59,7 +59,7 @@ class ChatEngine:
         self._rules = TextRules(None)
         self._affixes: tuple[list[int], list[int]] = [], []
         self._preprompt = ""
-        self._hold: Hold | None = None
+        self._holds: list[Hold] = []
 
     @property
     def engine(self) -> Engine:
@@ -112,8 +112,8 @@ class ChatEngine:
 
     async def close(self) -> None:
         await self._engine.close()
-        if self._hold is not None:
-            self._hold.close()
+        for held in self._holds:
+            held.close()
 
     async def render(self, request: GenerateRequest) -> RenderedPrompt:
         """Return the prompt of a request: messages pass through the model's chat template, and a
@@ -155,11 +155,13 @@ class ChatEngine:
         return str(tokenizer.convert_ids_to_tokens(token_id) or "")
 
     def _keep_files(self) -> None:
-        """Keep a stored model, which must be whole, from being removed while it is loaded."""
-        stored = find_tag(self.model.tag) if self.model.tag else None
-        if stored is not None and self._hold is None:
-            self._hold = hold(quick_check(stored))
-            touch(stored)
+        """Keep what is stored, which must be whole, from being removed while it is loaded."""
+        if self._holds:
+            return
+        for model in filter(None, (self.model, self.model.tokenizer)):
+            if model.tag and (stored := find_tag(model.tag)):
+                self._holds.append(hold(quick_check(stored)))
+                touch(stored)
 
     async def _encode(self, text: str) -> list[int]:
         return await self._engine.tokenize(text, special=True)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from openllm.config.model import LoadOptions
-from openllm.engines import check_installed, engine_kind, engine_name, engines_for
+from openllm.engines import (
+    check_installed,
+    engine_kind,
+    engine_name,
+    engines_for,
+    engines_with,
+)
 from openllm.engines.vllm_presence import unfit
 from openllm.errors import ConfigurationError
 from openllm.models.families import why_not
-from openllm.models.folder import read_folder
+from openllm.models.folder import read_folder, read_tokenizer
 from openllm.types import LocalModel, ModelFormat
 
 
@@ -28,10 +35,13 @@ def choose_engine(model: LocalModel, options: LoadOptions) -> EngineChoice:
         ModelFileError: A model folder is damaged, or needs code that is not trusted.
         EngineNotInstalledError: The engine's package is missing.
     """
-    architecture = ""
+    architecture, trust = "", options.trust_remote_code
     if model.format == "safetensors":
-        trust = options.trust_remote_code
-        architecture = read_folder(model.path, trust_remote_code=trust).architecture
+        weights = options.load_format != "dummy"
+        folder = read_folder(model.path, trust_remote_code=trust, weights=weights)
+        architecture = folder.architecture
+    if model.tokenizer is not None:
+        read_tokenizer(model.tokenizer.path, trust_remote_code=trust)
     return choose_by_facts(model.name, model.format, architecture, options)
 
 
@@ -56,14 +66,34 @@ def choose_by_facts(
         choice = _fitting(name, form, architecture)
     if architecture and not options.trust_remote_code:
         _check_architecture(name, architecture, choice.name)
-    if options.gpu_memory_utilization is not None and choice.name != "vllm":
-        raise ConfigurationError(
-            f"{name!r} runs on {choice.name}, and gpu_memory_utilization is for vllm alone; leave"
-            " it out, or give it to the models that run on vllm",
-            param="gpu_memory_utilization",
-        )
     check_installed(choice.name)
     return choice
+
+
+def unheeded(engine: str, options: LoadOptions) -> tuple[str, ...]:
+    """Return the options that are set to more than their defaults and that `engine` ignores."""
+    heeded = (*engine_kind(engine).options, "backend")
+    return tuple(
+        name
+        for name, field in LoadOptions.model_fields.items()
+        if name not in heeded and getattr(options, name) != field.default
+    )
+
+
+def not_heeded(engines: Mapping[str, str], option: str) -> ConfigurationError:
+    """Return the error for an option that no engine of these models has.
+
+    Args:
+        engines: The engine of each model, by the model's name.
+        option: A field of `LoadOptions`.
+    """
+    runs = ", ".join(f"{name!r} runs on {engine}" for name, engine in engines.items())
+    having = engines_with(option)
+    return ConfigurationError(
+        f"{runs}, which {'has' if len(engines) == 1 else 'have'} no {option}; leave it out, or give"
+        f" it to models that run on {' or '.join(having)}",
+        param=option,
+    )
 
 
 def _check_architecture(name: str, architecture: str, engine: str) -> None:

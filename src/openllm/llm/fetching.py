@@ -16,6 +16,7 @@ from openllm.engines import engine_name
 from openllm.errors import ConfigurationError
 from openllm.llm.choice import choose_by_facts
 from openllm.models.locate import defaults_of, expand, find_local, from_store
+from openllm.models.pull_pins import check_pin
 from openllm.models.ref import ModelRef, bad_name, is_model_name, parse_ref
 from openllm.models.registry import REGISTRY, Registry
 from openllm.models.store import StoredModel, add, find_tag, quick_check, touch
@@ -55,11 +56,14 @@ def local_model(
     Raises:
         ConfigurationError: The text is wrong, the name unknown, or no engine runs the model.
         EngineNotInstalledError: The engine's package is missing; nothing was downloaded.
+        ModelFileError: The model is here, and its hash is not the one that the options ask for.
         OpenLLMError: The download failed; the message says what to do.
     """
     ref = parse_ref(text) if isinstance(text, str) else text
     backend = backend or _own_backend(ref, registry)
     found = find_local(ref, registry)
+    if found is not None:
+        check_hash(found, options)
     if found is None:
         load = LoadOptions(backend=backend, trust_remote_code=trust_remote_code)
         found = _pulled(expand(ref, registry), options, load, on_progress, cancelled)
@@ -67,6 +71,25 @@ def local_model(
         quick_check(model)
         touch(model)
     return for_engine(found, engine_name(backend)) if backend else found
+
+
+def check_hash(model: LocalModel, options: DownloadOptions | None) -> None:
+    """Check a model that is here by the hash that `options` ask for, if they do; reads no file.
+
+    Raises:
+        ModelFileError: The one recorded in the store is another.
+        ConfigurationError: The model is in no store.
+    """
+    if options is None or options.sha256 is None:
+        return
+    known = find_tag(model.tag) if model.tag else None
+    if known is None:
+        raise ConfigurationError(
+            f"--sha256 is for models that are downloaded, and {model.name!r} is {model.path}; leave"
+            " it out, or check the file with sha256sum",
+            param="sha256",
+        )
+    check_pin(known, options)
 
 
 def local_models(

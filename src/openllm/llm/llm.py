@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from openllm.llm.arguments import GenerateOptions
     from openllm.llm.chat_engine import ChatEngine
 
-BENTO_ROOM = "openllm.bento.runners"
-"""Resolved when it is needed: this room may not import that one."""
+BENTO_ROOM = "openllm.bento.runners"  # Which this room may not import.
 
 
 class LLM:

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from openllm.config.model import LoadOptions
 from openllm.engines import check_installed, engine_name
-from openllm.llm.choice import choose_engine
-from openllm.llm.fetching import for_engine, local_model, store_as
-from openllm.models.locate import expand, find_local, from_store
+from openllm.llm.choice import choose_engine, not_heeded, unheeded
+from openllm.llm.fetching import check_hash, for_engine, store_as
+from openllm.llm.model_files import fetch_files, find_files
+from openllm.models.locate import expand, from_store
 from openllm.models.ref import ModelRef
+from openllm.models.revision import with_revision
 from openllm.models.store import StoredModel, find_tag
 from openllm.models.tags import checked_tag, content_version, stored_name
 from openllm.types import LocalModel
@@ -48,6 +50,8 @@ class ModelSource:
             ConfigurationError: The name is unknown, or the engine cannot run the model.
             EngineNotInstalledError: The engine's package is missing.
         """
+        if download is not None and download.revision is not None:
+            ref = with_revision(ref, download.revision)
         self._meant = expand(ref)
         self.name = self._meant.served_name
         self._ref = ref
@@ -59,7 +63,7 @@ class ModelSource:
         self._engine: str | None = None
         self._local = self._here()
         if self._local is not None:
-            self._engine = choose_engine(self._local, load).name
+            self._engine = self._chosen(self._local)
         elif load.backend:
             self._engine = engine_name(load.backend)
             check_installed(self._engine)
@@ -81,7 +85,7 @@ class ModelSource:
             if self._local is None:
                 self._cancelled.clear()
                 self._local = self._here() or self._fetched()
-                self._engine = choose_engine(self._local, self._load).name
+                self._engine = self._chosen(self._local)
             return self._local
 
     def cancel(self) -> None:
@@ -107,20 +111,31 @@ class ModelSource:
             store_as(self.get(), known, *tag.split(":"))
         return tag
 
+    def _chosen(self, model: LocalModel) -> str:
+        engine = choose_engine(model, self._load).name
+        for option in unheeded(engine, self._load):
+            raise not_heeded({self.name: engine}, option)
+        return engine
+
     def _here(self) -> LocalModel | None:
         """Return the model if it is on this machine: under the chosen tag, or by its source."""
-        found = find_local(self._ref)
-        if self._name and self._meant.kind in ("hub", "url"):
-            known = find_tag(f"{self._name}:{self._version or ''}")
-            return from_store(self._meant, known) if known else found
+        found = find_files(self._ref, self._load, self._tagged())
+        if found is not None:
+            check_hash(found, self._download)
         return found
 
+    def _tagged(self) -> LocalModel | None:
+        if not self._name or self._meant.kind not in ("hub", "url"):
+            return None
+        known = find_tag(f"{self._name}:{self._version or ''}")
+        return from_store(self._meant, known) if known else None
+
     def _fetched(self) -> LocalModel:
-        return local_model(
+        return fetch_files(
             self._ref,
+            self._load,
             self._download,
-            backend=self._load.backend,
-            trust_remote_code=self._load.trust_remote_code,
+            model=self._tagged(),
             cancelled=self._cancelled,
         )
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from openllm.prompts import ChatTemplate
 from openllm.types import LocalModel, ModelFormat
+
+if TYPE_CHECKING:
+    from openllm.models.folder import ModelFolder
+    from openllm.models.folder_tokens import FolderTokens
+    from openllm.models.gguf import GgufHeader
 
 TEMPLATE = "chat_template.jinja"
 MAX_TEMPLATE_BYTES = 1024 * 1024
@@ -30,12 +35,14 @@ class TextRules(NamedTuple):
 
 
 def text_rules(model: LocalModel) -> TextRules:
-    """Read the rules from the model's own files.
+    """Read the rules from the model's own files, or those of the tokenizer that it is given.
 
     Raises:
         ModelFileError: The files are damaged, or the chat template does not compile.
     """
-    return _READERS[model.format](model.path)
+    if model.tokenizer is None:
+        return _READERS[model.format](model.path)
+    return _of_given(model, model.tokenizer.path)
 
 
 def _of_script(path: str) -> TextRules:
@@ -50,27 +57,24 @@ def _of_script(path: str) -> TextRules:
 def _of_gguf(path: str) -> TextRules:
     from openllm.models.gguf import read_header
 
-    header = read_header(path)
-    return _rules(
-        header.chat_template,
-        header.control_tokens,
-        header.bos_token,
-        header.eos_token,
-        add_bos=header.add_bos,
-    )
+    return _of_tokens(read_header(path))
 
 
 def _of_folder(path: str) -> TextRules:
     from openllm.models.folder import read_folder
 
-    folder = read_folder(path, trust_remote_code=True)  # Refused, if at all, by the choice.
-    rules = _rules(
-        folder.chat_template,
-        folder.control_tokens,
-        folder.bos_token,
-        folder.eos_token,
-        add_bos=folder.add_bos,
-    )
+    # What is wrong with code or weights, the choice of the engine has refused.
+    folder = read_folder(path, trust_remote_code=True, weights=False)
+    return _of_tokens(folder)._replace(closed=folder.encoder_decoder)
+
+
+def _of_given(model: LocalModel, tokenizer: str) -> TextRules:
+    from openllm.models.folder import read_folder, read_tokenizer
+
+    rules = _of_tokens(read_tokenizer(tokenizer, trust_remote_code=True))
+    if model.format != "safetensors":
+        return rules
+    folder = read_folder(model.path, trust_remote_code=True, weights=False)
     return rules._replace(closed=folder.encoder_decoder)
 
 
@@ -81,6 +85,16 @@ def _of_other(path: str) -> TextRules:
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     source = FolderFiles(folder).text(TEMPLATE, MAX_TEMPLATE_BYTES)
     return _rules(source, (), "", "", add_bos=False)
+
+
+def _of_tokens(read: FolderTokens | ModelFolder | GgufHeader) -> TextRules:
+    return _rules(
+        read.chat_template,
+        read.control_tokens,
+        read.bos_token,
+        read.eos_token,
+        add_bos=read.add_bos,
+    )
 
 
 def _rules(

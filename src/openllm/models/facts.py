@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -95,7 +96,8 @@ def facts_of_remote(
         ModelFileError: A file is damaged, or is not what it says.
         OpenLLMError: The hub cannot be reached, or refuses.
     """
-    from openllm.models.transfer import read_range
+    from openllm.models.transfer_http import Session
+    from openllm.models.transfer_stop import stoppable
 
     urls = {file.name: file.url for file in files}
     unknown = next((file.name for file in files if file.size < 0), None)
@@ -103,11 +105,14 @@ def facts_of_remote(
         raise ModelFetchError(
             f"the server does not say how long {unknown} is; download it and give its path"
         )
+    with Session(options, remote.home(options)) as session:
 
-    def read(name: str, start: int, length: int) -> bytes:
-        return read_range(urls[name], start, length, options)
+        def read(name: str, start: int, length: int) -> bytes:
+            return session.read_range(urls[name], start, length)
 
-    return facts_by_ranges(remote.source, {file.name: file.size for file in files}, read)
+        sizes = {file.name: file.size for file in files}
+        work = partial(facts_by_ranges, remote.source, sizes, read)
+        return stoppable(work, session.halt)  # For Ctrl-C.
 
 
 def facts_by_ranges(label: str, sizes: Mapping[str, int], read_range: ReadRange) -> ModelFacts:

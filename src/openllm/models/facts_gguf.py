@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from openllm.models.facts_config import Cache, Shape
 from openllm.models.gguf import LEAST_CONTEXT, read_contents
-from openllm.models.gguf_layout import STRING
+from openllm.models.gguf_layout import MAX_LAYERS, STRING
 from openllm.models.gguf_metadata import Metadata
 from openllm.models.gguf_window import Window
 
@@ -22,7 +22,6 @@ _PERIODS = {
     "exaone4": 4, "smallthinker": 4,
 }  # fmt: skip
 _CHUNK = {"llama4": 8192}
-_MAX_LAYERS = 4096
 
 
 class GgufShape(Struct, frozen=True):
@@ -41,7 +40,7 @@ def gguf_shape(window: Window) -> GgufShape:
     architecture = metadata.text("general.architecture")
     keys = _Keys(metadata, architecture)
     tokens = metadata.array("tokenizer.ggml.tokens", (STRING,))
-    layers = min(keys.number("block_count"), _MAX_LAYERS)
+    layers = min(keys.number("block_count"), MAX_LAYERS)
     experts = keys.number("expert_used_count") or 1
     return GgufShape(
         architecture=architecture,

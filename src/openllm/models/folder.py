@@ -3,6 +3,7 @@
     folder_files    small files, each with a limit
     folder_weights  which files hold the weights, and that each is whole
     folder_tokens   chat template and control tokens
+    folder_code     what in it would run as code
 
 Nothing here imports a model library, opens a pickle or runs code. Whether an engine knows the
 architecture is the engine's to say.
@@ -10,15 +11,15 @@ architecture is the engine's to say.
 
 from __future__ import annotations
 
-import re
 from typing import Any, Literal
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
-from openllm.models.folder_files import FolderFiles, settings
-from openllm.models.folder_tokens import SETTINGS, read_tokens
-from openllm.models.folder_weights import read_weights
+from openllm.models.folder_code import refuse_code
+from openllm.models.folder_files import FolderFiles
+from openllm.models.folder_tokens import SETTINGS, FolderTokens, has_tokenizer, read_tokens
+from openllm.models.folder_weights import UNREAD, read_weights
 from openllm.models.gguf_window import shown
 
 Pooling = Literal["mean", "last", "cls"]
@@ -27,7 +28,6 @@ CONFIG = "config.json"
 GENERATION = "generation_config.json"
 POOLING = "1_Pooling/config.json"
 ADAPTER = "adapter_config.json"
-MAX_CODE_BYTES = 16 * 1024 * 1024
 
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _CONTEXT_KEYS = (
@@ -79,7 +79,7 @@ class ModelFolder(Struct, frozen=True, kw_only=True):
         add_bos: The tokenizer puts BOS before a prompt by itself.
         eos_token_ids: Tokens that end a text.
         pooling: How sentence-transformers makes one vector of many; None where it does not say.
-        weight_files: Names of the files that hold the weights.
+        weight_files: Names of the files that hold the weights, if those were read.
         weight_bytes: Size of those files.
     """
 
@@ -101,12 +101,13 @@ class ModelFolder(Struct, frozen=True, kw_only=True):
     weight_bytes: int
 
 
-def read_folder(path: str, *, trust_remote_code: bool = False) -> ModelFolder:
+def read_folder(path: str, *, trust_remote_code: bool = False, weights: bool = True) -> ModelFolder:
     """Read and check the model folder at `path`.
 
     Args:
         path: The folder; links in it are followed.
         trust_remote_code: Take a folder whose model or tokenizer needs code of its own.
+        weights: Check the weights too; else it does not matter whether there are any.
 
     Raises:
         ModelFileError: It is no such folder, needs code that is not trusted, has weights that are
@@ -122,56 +123,37 @@ def read_folder(path: str, *, trust_remote_code: bool = False) -> ModelFolder:
     generation = files.object(GENERATION) or {}
     tokenizer = files.object(SETTINGS) or {}
     if not trust_remote_code:
-        for name, read in ((CONFIG, config), (GENERATION, generation), (SETTINGS, tokenizer)):
-            _refuse_code(files, name, read)
-        _refuse_tokenizer_code(files, tokenizer)
+        refuse_code(files, {CONFIG: config, GENERATION: generation, SETTINGS: tokenizer})
     facts = model_facts(files, config)
-    weights = read_weights(files)
+    found = read_weights(files) if weights else UNREAD
     return ModelFolder(
         path=path,
         config=config,
         eos_token_ids=_end_ids(files, generation, config),
         pooling=_pooling(files),
-        weight_files=weights.files,
-        weight_bytes=weights.size,
-        **facts | {"dtype": facts["dtype"] or weights.dtype},
+        weight_files=found.files,
+        weight_bytes=found.size,
+        **facts | {"dtype": facts["dtype"] or found.dtype},
         **asdict(read_tokens(files, tokenizer)),
     )
 
 
-def _refuse_code(files: FolderFiles, name: str, read: dict[str, Any]) -> None:
-    """Fail if loading the model would run code from the folder or from a hub."""
-    for path, key, value in settings(read):
-        if key == "auto_map" and value:
-            files.fail(
-                name,
-                f"asks by {shown(path)} for Python code of the model's own, which could do anything"
-                " here; if you trust it, set trust_remote_code; if its architecture is part of"
-                " transformers by now, remove auto_map and the .py files",
-            )
-        if key.endswith(("attn_implementation", "experts_implementation")) and "/" in str(value):
-            files.fail(
-                name,
-                f"asks by {shown(path)} for the kernel {shown(str(value))}, code from a hub;"
-                " remove it, or set trust_remote_code if you trust it",
-            )
+def read_tokenizer(path: str, *, trust_remote_code: bool = False) -> FolderTokens:
+    """Read and check what the folder at `path` says of text, whatever else it holds.
 
-
-def _refuse_tokenizer_code(files: FolderFiles, tokenizer_settings: dict[str, Any]) -> None:
-    """Fail if the tokenizer's class is written in the folder: without it, text would be misread."""
-    kind = tokenizer_settings.get("tokenizer_class")
-    if not isinstance(kind, str) or not kind:
-        return
-    wanted = re.compile(
-        rb"^\s*class\s+" + re.escape(kind.encode("utf-8", "replace")) + rb"\b", re.MULTILINE
-    )
-    for name in files.names:
-        if name.endswith(".py") and wanted.search(files.content(name, MAX_CODE_BYTES) or b""):
-            files.fail(
-                name,
-                f"defines the tokenizer_class {shown(kind)} that {SETTINGS} names, Python code of"
-                " the model's own; if you trust it, set trust_remote_code",
-            )
+    Raises:
+        ModelFileError: It holds no tokenizer, or one that needs code which is not trusted, or a
+            damaged file.
+    """
+    files = FolderFiles(path)
+    if not has_tokenizer(files):
+        files.fail(
+            SETTINGS, "does not exist, nor another file of a tokenizer; give a folder that has one"
+        )
+    config, tokenizer = files.object(CONFIG) or {}, files.object(SETTINGS) or {}
+    if not trust_remote_code:
+        refuse_code(files, {CONFIG: config, SETTINGS: tokenizer})
+    return read_tokens(files, tokenizer)
 
 
 def model_facts(files: FolderFiles, config: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ transformers 5 reads them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +22,7 @@ SETTINGS = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
 
+_OTHER_TOKENIZERS = re.compile(r"vocab\.(json|txt)|.+\.(model|tiktoken)")
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -68,6 +70,12 @@ class _PostProcessor(Struct, frozen=True):
 class _Tokenizer(Struct, frozen=True):
     added_tokens: tuple[_AddedToken, ...] = ()
     post_processor: _PostProcessor | None = None
+
+
+def has_tokenizer(files: FolderFiles) -> bool:
+    """Whether the folder holds files of a tokenizer of whatever kind."""
+    known = {TOKENIZER, SETTINGS}
+    return any(name in known or _OTHER_TOKENIZERS.fullmatch(name) for name in files.names)
 
 
 def read_tokens(files: FolderFiles, tokenizer_settings: dict[str, Any]) -> FolderTokens:

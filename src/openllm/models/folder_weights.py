@@ -49,6 +49,9 @@ class Weights(Struct, frozen=True, kw_only=True):
     types: dict[str, int]
 
 
+UNREAD = Weights(files=(), size=0, dtype="", types={})
+
+
 # Without bounds, the product of a shape could take all time and memory.
 _Count = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 

@@ -18,7 +18,8 @@ MAX_TENSORS = 131_072
 MAX_TENSOR_NAME_BYTES = 63
 MAX_DIMENSIONS = 4
 MAX_TEMPLATE_BYTES = 128 * 1024
-MAX_LAYERS = 1024
+MAX_LAYERS = 512
+"""As many as llama.cpp has room for; with more it aborts the process."""
 
 UINT8, INT8, UINT32, INT32, FLOAT32, STRING, ARRAY = 0, 1, 4, 5, 6, 8, 9
 

@@ -25,6 +25,13 @@ class Metadata:
         for key, entry in entries.items():
             if isinstance(entry.value, Array) and entry.value.content:
                 self.numbers(key)
+            elif key.endswith("_epsilon"):
+                self._check_epsilon(key, entry.value)
+
+    def _check_epsilon(self, key: str, value: object) -> None:
+        """Fail for a negative one and NaN, which make llama.cpp abort with the first token."""
+        if not isinstance(value, float) or not value >= 0:
+            self._window.fail(f"is damaged: {shown(key)} is {value!r}, no positive number")
 
     def text(self, key: str) -> str:
         """Return a text, "" where there is none."""

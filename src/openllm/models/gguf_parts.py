@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 
 from openllm.errors import ModelFileError
 
 MAX_PARTS = 1024
+_NAME = re.compile(r"(.*-)\d{5}(-of-(\d{5})\.gguf)", re.DOTALL)
 
 
 def part_paths(path: str | os.PathLike[str], count: int) -> tuple[str, ...]:
@@ -29,3 +31,17 @@ def part_paths(path: str | os.PathLike[str], count: int) -> tuple[str, ...]:
         )
     stem = first.removesuffix(ending)
     return tuple(f"{stem}-{part:05d}-of-{count:05d}.gguf" for part in range(1, count + 1))
+
+
+def parts_there(path: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Return the file and those beside it that by their names are parts of the same model.
+
+    No header is read; a file whose name speaks of no parts is alone.
+    """
+    name = os.fspath(path)
+    found = _NAME.fullmatch(name)
+    if found is None:
+        return (name,)
+    count = min(int(found[3]), MAX_PARTS)
+    parts = (f"{found[1]}{part:05d}{found[2]}" for part in range(1, count + 1))
+    return tuple(each for each in parts if each == name or os.path.exists(each))

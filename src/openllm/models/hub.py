@@ -7,7 +7,9 @@ comes from a stranger and must stay within bounds.
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import msgspec
@@ -20,13 +22,19 @@ from openllm.errors import (
     ModelNotFoundError,
 )
 from openllm.models.ref import ModelRef, has_quantisation
-from openllm.models.transfer_http import Session, head
+from openllm.models.transfer_http import Session, measure
+from openllm.models.transfer_stop import stoppable
 
 MAX_LISTING = 32 << 20
 MAX_FILES = 50_000
 MAX_NAME = 1024
+PARALLEL = 8
+"""Requests at once for what a listing does not say."""
 MAX_PART = 255
 """Bytes that a file system gives to a file's name."""
+
+NO_WEIGHTS = "no weights"
+"""Stands for the file of a reference, where no user can write it: all that lies beside weights."""
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -63,6 +71,10 @@ class RemoteModel(msgspec.Struct, frozen=True):
     commit: str
     files: tuple[RemoteFile, ...]
 
+    def home(self, options: DownloadOptions) -> str:
+        """Return the address of the server that the token and the user's headers are for."""
+        return options.endpoint if self.commit else self.source
+
 
 class _Lfs(msgspec.Struct):
     sha256: str = ""
@@ -81,8 +93,33 @@ class _Listing(msgspec.Struct):
     siblings: list[_Sibling]
 
 
-def inspect(ref: ModelRef, options: DownloadOptions) -> RemoteModel:
-    """Ask the hub, or the URL's server, what `ref` is; one request.
+def offered(
+    ref: ModelRef, options: DownloadOptions, cancelled: threading.Event | None = None
+) -> tuple[RemoteModel, tuple[RemoteFile, ...]]:
+    """Ask the hub, or the URL's server, what `ref` is, and which of its files to download.
+
+    A length that a listing leaves out is asked for; it may remain -1.
+
+    Raises:
+        OpenLLMError: As `inspect` and `wanted` say.
+    """
+    remote = inspect(ref, options, cancelled)
+    files = wanted(remote, ref.file if ref.kind == "hub" else "")
+    if not remote.commit or all(one.size >= 0 for one in files):
+        return remote, files
+    with Session(options, remote.home(options)) as session:
+        return remote, stoppable(lambda: _measured(files, session), session.halt, cancelled)
+
+
+def inspect(
+    ref: ModelRef, options: DownloadOptions, cancelled: threading.Event | None = None
+) -> RemoteModel:
+    """Ask the hub, or the URL's server, what `ref` is.
+
+    Args:
+        ref: A hub id or a URL.
+        options: Where from and how.
+        cancelled: When set, this raises within a second.
 
     Raises:
         ConfigurationError: `ref` is not a hub id or a URL, or the network must not be used.
@@ -97,20 +134,24 @@ def inspect(ref: ModelRef, options: DownloadOptions) -> RemoteModel:
             f" HF_HUB_OFFLINE); allow it once with: openllm pull {ref.source}",
             param="offline",
         )
+    ask = _repository if ref.kind == "hub" else _single
     with Session(options, options.endpoint if ref.kind == "hub" else ref.source) as session:
-        return _repository(ref, session) if ref.kind == "hub" else _single(ref, session)
+        return stoppable(lambda: ask(ref, session), session.halt, cancelled)
 
 
 def wanted(remote: RemoteModel, file: str = "") -> tuple[RemoteFile, ...]:
     """Return the files to download: one GGUF file with its shards, or weights and what they need.
 
-    Pickled weights are never taken. `file` is the path of a file or a quantisation such as Q4_K_M.
+    Pickled weights are never taken. `file` is the path of a file or a quantisation such as Q4_K_M,
+    or `NO_WEIGHTS`.
 
     Raises:
         ModelNotFoundError: There is no such file; those there are, are named.
         ModelFileError: The model has no weights that may be loaded, or several to choose from.
     """
     ggufs = [one for one in remote.files if one.name.lower().endswith(".gguf")]
+    if file == NO_WEIGHTS:
+        return _beside_weights(remote)
     if file:
         return _asked(remote, file, ggufs)
     if any(_WEIGHTS.fullmatch(one.name) for one in remote.files):
@@ -124,6 +165,15 @@ def wanted(remote: RemoteModel, file: str = "") -> tuple[RemoteFile, ...]:
     if len(sets) == 1:
         return _with_shards(next(iter(sets)), ggufs)
     raise _no_weights(remote, sorted(sets))
+
+
+def _beside_weights(remote: RemoteModel) -> tuple[RemoteFile, ...]:
+    found = tuple(one for one in remote.files if _BESIDE_WEIGHTS.fullmatch(one.name))
+    if not found:
+        raise ModelFileError(
+            f"{remote.source} has neither settings nor a tokenizer; choose another repository"
+        )
+    return found
 
 
 def _repository(ref: ModelRef, session: Session) -> RemoteModel:
@@ -165,15 +215,19 @@ def _file(one: _Sibling, ref: ModelRef, commit: str, session: Session) -> Remote
 
 
 def _single(ref: ModelRef, session: Session) -> RemoteModel:
-    reply = head(session, ref.source)
-    size = reply.headers.get("content-length", "")
-    file = RemoteFile(
-        name=ref.file,
-        size=int(size) if size.isdigit() else -1,
-        url=ref.source,
-        etag=reply.headers.get("etag", ""),
-    )
+    size, etag = measure(session, ref.source)
+    file = RemoteFile(name=ref.file, size=size, url=ref.source, etag=etag)
     return RemoteModel(ref.source, "", (file,))
+
+
+def _measured(files: Sequence[RemoteFile], session: Session) -> tuple[RemoteFile, ...]:
+    def measured(one: RemoteFile) -> RemoteFile:
+        if one.size >= 0:
+            return one
+        return msgspec.structs.replace(one, size=measure(session, one.url)[0])
+
+    with ThreadPoolExecutor(PARALLEL, "openllm-lengths") as pool:
+        return tuple(pool.map(measured, files))
 
 
 def _asked(remote: RemoteModel, file: str, ggufs: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:

@@ -38,17 +38,20 @@ def models_in(folder: str) -> Iterator[str]:
         yield from sorted(name for name in iglob(f"*{each}", root_dir=folder))
 
 
-def check_files(model: LocalModel, *, trust_remote_code: bool = False) -> None:
+def check_files(
+    model: LocalModel, *, trust_remote_code: bool = False, weights: bool = True
+) -> None:
     """Check that the model's files are what they say; raises `ModelFileError` if not.
 
-    A GGUF file's header is read wholly, of a folder all but the weights themselves; of a script
-    only that it is JSON; of files for an engine of the user's own that they are there. A folder
-    with code of its own is refused unless that is trusted.
+    A GGUF file's header is read wholly, of a folder all but the weights themselves, which without
+    `weights` may be missing; of a script only that it is JSON; of files for an engine of the
+    user's own that they are there. A folder with code of its own is refused unless that is
+    trusted.
     """
     if model.format == "other":
         return _check_there(model.path)
     layout = next(layout for layout in _LAYOUTS if layout.format == model.format)
-    return layout.check(model.path, trust_remote_code)
+    return layout.check(model.path, trust_remote_code, weights)
 
 
 def _check_there(path: str) -> None:
@@ -56,15 +59,15 @@ def _check_there(path: str) -> None:
         raise ModelFileError(f"{path} does not exist; correct the path of the registered model.")
 
 
-def _check_gguf(path: str, _trust: bool) -> None:
+def _check_gguf(path: str, _trust: bool, _weights: bool) -> None:
     read_header(path)
 
 
-def _check_folder(path: str, trust: bool) -> None:
-    read_folder(path, trust_remote_code=trust)
+def _check_folder(path: str, trust: bool, weights: bool) -> None:
+    read_folder(path, trust_remote_code=trust, weights=weights)
 
 
-def _check_json(path: str, _trust: bool) -> None:
+def _check_json(path: str, _trust: bool, _weights: bool) -> None:
     name = os.path.basename(path)
     try:
         with open(path, "rb") as file:
@@ -82,14 +85,14 @@ class _Layout(NamedTuple):
     """What a model of one format is on disk.
 
     Attributes:
-        check: Takes the path and whether code in it is trusted; raises `ModelFileError` if the
-            content is wrong.
+        check: Takes the path, whether code in it is trusted and whether there must be weights;
+            raises `ModelFileError` if the content is wrong.
         ending: Of a file: what its name ends with.
         holds: Of a folder: patterns that each match the name of a file in it.
     """
 
     format: ModelFormat
-    check: Callable[[str, bool], None]
+    check: Callable[[str, bool, bool], None]
     ending: str = ""
     holds: tuple[str, ...] = ()
 

@@ -20,7 +20,7 @@ from openllm.models.ref import (
     parse_ref,
 )
 from openllm.models.registry import REGISTRY, Registered, Registry
-from openllm.models.store import StoredModel, find, stored
+from openllm.models.store import StoredModel, find, home, stored
 from openllm.types import LocalModel, ModelFormat
 
 _MAX_STEPS = 8
@@ -86,7 +86,7 @@ def defaults_of(ref: ModelRef, registry: Registry = REGISTRY) -> Mapping[str, ob
     if ref.kind == "name":
         variant = families.variant(ref.source)
         return variant.family.defaults if variant else {}
-    family = families.family_of_id(ref.repo) if ref.kind == "hub" else None
+    family = families.family_of_id(ref.origin)
     return family.defaults if family else {}
 
 
@@ -115,11 +115,11 @@ def _registered(ref: ModelRef, registry: Registry) -> Registered | None:
 
 
 def _given_format(ref: ModelRef, registry: Registry) -> ModelFormat | None:
-    """Return the format that a registration gives to what `ref` stands for, if one does."""
-    known = _registered(ref, registry)
-    if known is None:
-        return None
-    return known.format or _given_format(parse_ref(known.source), registry)
+    """Return the format that a registration or a family gives to `ref`'s model, if one does."""
+    if known := _registered(ref, registry):
+        return known.format or _given_format(parse_ref(known.source), registry)
+    variant = families.variant(ref.source) if ref.kind == "name" else None
+    return variant.family.format if variant else None
 
 
 def _stored(ref: ModelRef) -> StoredModel | None:
@@ -138,7 +138,7 @@ def _of_quantisation(ref: ModelRef) -> StoredModel | None:
 
 
 def _local(ref: ModelRef, given: ModelFormat | None) -> LocalModel:
-    path = os.path.abspath(os.path.expanduser(ref.source))
+    path = _path(ref.source)
     form = given or format_at(path)
     if form is None:
         raise _no_model(ref.source, path)
@@ -146,6 +146,15 @@ def _local(ref: ModelRef, given: ModelFormat | None) -> LocalModel:
         what = "is no regular file" if os.path.exists(path) else "does not exist"
         raise ModelFileError(f"The model file {ref.source} {what}; correct the path.")
     return LocalModel(name=ref.served_name, path=path, format=form)
+
+
+def _path(source: str) -> str:
+    """Return where a path leads: from here, or else from the folder of the store."""
+    path = os.path.abspath(os.path.expanduser(source))
+    if os.path.isabs(source) or source.startswith((".", "~")) or os.path.exists(path):
+        return path
+    stored = home() / source
+    return str(stored) if stored.exists() else path
 
 
 def _unknown(name: str, registry: Registry) -> ConfigurationError:

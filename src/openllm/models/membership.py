@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import msgspec
 
 from openllm.models import families
-from openllm.models.families import Family
+from openllm.models.family import Family
 from openllm.models.store import StoredModel
 
 _HEAD_BYTES = 4096

@@ -21,22 +21,22 @@ from filelock import FileLock, Timeout
 from openllm.config.download import DownloadOptions
 from openllm.errors import ModelFetchError
 from openllm.models import store
-from openllm.models.hub import RemoteFile, inspect, wanted
-from openllm.models.pull_plan import Framework, Plan, pinned, sized
+from openllm.models.hub import RemoteFile, offered
+from openllm.models.pull_pins import pinned
+from openllm.models.pull_plan import Framework, Plan
+from openllm.models.pull_room import Room, arrived
 from openllm.models.ref import ModelRef
 from openllm.models.store import StoredFile, StoredModel
 from openllm.models.tags import stored_name
 from openllm.models.transfer import Watch, disk_error, fetch_file
 from openllm.models.transfer_http import Session
 from openllm.models.transfer_retry import Pace
+from openllm.models.transfer_stop import stoppable, stopped
 
 Phase = Literal["listing", "waiting", "downloading", "verifying", "done"]
 
 _POLL = 0.25
-_WAKE = 0.1
 _REPORT_EVERY = 0.1
-_SPARE = 16 << 20
-"""Bytes that stay free on the disk."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -76,7 +76,7 @@ def pull(
         framework: Takes the architecture ("" if there is none) and the format, and returns what the
             tag begins with; raises if nothing runs the model, before its weights are downloaded.
         on_progress: Called some ten times a second, from several threads, one at a time.
-        cancelled: When set, the download stops soon; what has arrived is kept.
+        cancelled: When set, this raises within a second; what has arrived is kept.
 
     Raises:
         ConfigurationError: The network must not be used, or no engine runs the model.
@@ -86,8 +86,8 @@ def pull(
     """
     report = on_progress or (lambda _: None)
     report(Progress("listing", ref.origin))
-    remote = inspect(ref, options)
-    files = pinned(sized(wanted(remote, ref.file if ref.kind == "hub" else "")), options)
+    remote, files = offered(ref, options, cancelled)
+    files = pinned(files, options)
     plan = Plan(ref, remote, files, options, framework, cancelled or threading.Event())
     if (known := plan.stored()) is not None:
         return _done(plan.named(known), report)
@@ -103,9 +103,9 @@ def _leadership(plan: Plan, report: OnProgress) -> Iterator[None]:
     folder = plan.folder
     lock = FileLock(store.lock_of(folder))
     while not _acquired(lock):
-        if plan.stopped.is_set():
-            raise ModelFetchError("the download was stopped")
-        report(Progress("waiting", plan.remote.source, "", _arrived(folder), plan.total))
+        if plan.cancelled.is_set():
+            raise stopped()
+        report(Progress("waiting", plan.remote.source, "", arrived(folder), plan.total))
     try:
         yield
     finally:
@@ -122,13 +122,11 @@ def _acquired(lock: FileLock) -> bool:
 
 def _download(plan: Plan, report: OnProgress) -> StoredModel:
     folder = plan.folder
-    _check_space(plan, folder)
-    # An event of our own: the caller's says what the caller wants, not that something failed.
-    stop = threading.Event()
-    watch = Watch(Pace(plan.options.download_rate), stop, _Reporter(plan, report))
-    home = plan.options.endpoint if plan.ref.kind == "hub" else plan.ref.source
+    room = Room(plan, folder)
+    room.check(plan.known)
+    watch = Watch(Pace(plan.options.download_rate), _Reporter(plan, report), room.check_growth)
     try:
-        with Session(plan.options, home) as session:
+        with Session(plan.options, plan.remote.home(plan.options)) as session:
             config = [one for one in plan.files if one.name == "config.json"]
             hashes = _fetch_all(session, config, folder, watch, plan)
             prefix = plan.framework(_architecture(folder), plan.format)
@@ -152,27 +150,20 @@ def _fetch_all(
     if not files:
         return {}
     ordered = sorted(files, key=lambda one: one.size)  # What is small and wrong shows first.
-    stop = watch.stopped
-    with ThreadPoolExecutor(plan.options.download_parallel, "openllm-download") as pool:
-        jobs: dict[str, Future[str]] = {
-            one.name: pool.submit(fetch_file, session, one, folder, watch) for one in ordered
-        }
-        try:
-            waiting: set[Future[str]] = set(jobs.values())
-            while waiting and not any(job.exception() for job in jobs.values() if job.done()):
-                waiting = wait(waiting, _WAKE, return_when=FIRST_EXCEPTION).not_done
-                if plan.stopped.is_set():
-                    raise ModelFetchError("the download was stopped; what has arrived is kept")
-            failed = [job.exception() for job in jobs.values() if job.done() and job.exception()]
-            if failed and failed[0] is not None:
-                raise failed[0]
-        except BaseException:
-            stop.set()
-            for job in jobs.values():
-                job.cancel()
-            session.abort()
-            raise
-    return {name: job.result() for name, job in jobs.items()}
+
+    def work() -> dict[str, str]:
+        with ThreadPoolExecutor(plan.options.download_parallel, "openllm-download") as pool:
+            jobs: dict[str, Future[str]] = {
+                one.name: pool.submit(fetch_file, session, one, folder, watch) for one in ordered
+            }
+            done = wait(jobs.values(), return_when=FIRST_EXCEPTION).done
+            if error := next((job.exception() for job in done if job.exception()), None):
+                session.halt.call()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise error
+            return {name: job.result() for name, job in jobs.items()}
+
+    return stoppable(work, session.halt, plan.cancelled)
 
 
 def _store(plan: Plan, prefix: str, folder: Path, hashes: dict[str, str]) -> StoredModel:
@@ -197,25 +188,6 @@ def _store(plan: Plan, prefix: str, folder: Path, hashes: dict[str, str]) -> Sto
     return model
 
 
-def _check_space(plan: Plan, folder: Path) -> None:
-    """Make room within the quota, and refuse before the first byte if there is none."""
-    need = plan.total - _arrived(folder)
-    quota = plan.options.store_quota
-    if quota is not None:
-        used = store.collect(quota=quota - plan.total).used
-        if used + plan.total > quota:
-            raise ModelFetchError(
-                f"{plan.remote.source} needs {plan.total} bytes; the quota of {quota} has"
-                f" {max(quota - used, 0)} left beside models that are in use: raise --store-quota"
-            )
-    free = shutil.disk_usage(folder).free
-    if need + _SPARE > free:
-        raise ModelFetchError(
-            f"{plan.remote.source} needs {need} bytes more, and {folder.parent} has {free} free;"
-            " make room (`openllm gc`, `openllm rm`) or set BENTOML_HOME to another disk"
-        )
-
-
 def _architecture(folder: Path) -> str:
     try:
         config = msgspec.json.decode((folder / "config.json").read_bytes())
@@ -223,13 +195,6 @@ def _architecture(folder: Path) -> str:
         return str(names[0]) if isinstance(names, list) and names else ""
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return ""  # A GGUF file has none; a damaged one is named when the folder is read.
-
-
-def _arrived(folder: Path) -> int:
-    try:
-        return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
-    except OSError:
-        return 0  # Just moved into the store.
 
 
 def _done(model: StoredModel, report: OnProgress) -> StoredModel:

@@ -9,9 +9,9 @@ from pathlib import Path
 import msgspec
 
 from openllm.config.download import DownloadOptions
-from openllm.errors import ModelFetchError, ModelFileError
 from openllm.models import store
-from openllm.models.hub import RemoteFile, RemoteModel
+from openllm.models.hub import NO_WEIGHTS, RemoteFile, RemoteModel
+from openllm.models.pull_pins import check_pin
 from openllm.models.ref import ModelRef
 from openllm.models.store import StoredModel
 from openllm.types import ModelFormat
@@ -20,18 +20,20 @@ Framework = Callable[[str, ModelFormat], str]
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """One download; `stopped` is the caller's wish to end it."""
+    """One download; `cancelled` is the caller's wish to end it."""
 
     ref: ModelRef
     remote: RemoteModel
     files: tuple[RemoteFile, ...]
     options: DownloadOptions
     framework: Framework
-    stopped: threading.Event
+    cancelled: threading.Event
 
     @property
     def file(self) -> str:
         """The file asked for, where the source may have more; "" for all that it has."""
+        if self.ref.file == NO_WEIGHTS:
+            return NO_WEIGHTS
         return self.files[0].name if self.ref.kind == "hub" and self.ref.file else ""
 
     @property
@@ -40,8 +42,14 @@ class Plan(msgspec.Struct, frozen=True):
         return "gguf" if gguf else "safetensors"
 
     @property
-    def total(self) -> int:
+    def known(self) -> int:
+        """Bytes of the files whose lengths were told."""
         return sum(max(one.size, 0) for one in self.files)
+
+    @property
+    def total(self) -> int:
+        """Bytes of the whole model; 0 where a file's length was not told."""
+        return self.known if all(one.size >= 0 for one in self.files) else 0
 
     @property
     def folder(self) -> Path:
@@ -58,40 +66,14 @@ class Plan(msgspec.Struct, frozen=True):
         return store.remember(model, self.refs)
 
     def stored(self) -> StoredModel | None:
-        """Return the model if the store has it; what a URL has now may be another one."""
+        """Return the model if the store has it; what a URL has now may be another one.
+
+        Raises:
+            ModelFileError: Its hash is not the one asked for.
+        """
         if not self.remote.commit:
             return None
-        return store.find(self.remote.source, self.remote.commit, self.file)
-
-
-def sized(files: tuple[RemoteFile, ...]) -> tuple[RemoteFile, ...]:
-    """Return the files if all sizes are known: without, neither disk nor transfer has a bound."""
-    for one in files:
-        if one.size < 0:
-            raise ModelFetchError(
-                f"the server does not say how long {one.name} is; use another mirror"
-                " (--hub-endpoint), or download the file yourself and give its path"
-            )
-    return files
-
-
-def pinned(files: tuple[RemoteFile, ...], options: DownloadOptions) -> tuple[RemoteFile, ...]:
-    """Return the files, with the hash that the user asks for put in."""
-    if options.sha256 is None:
-        return files
-    asked = options.sha256.lower()
-    weights = [one for one in files if one.name.lower().endswith((".gguf", ".safetensors"))]
-    if len(weights) != 1:
-        raise ModelFileError(
-            f"--sha256 is for a model of one weights file, and this has {len(weights)};"
-            " pin the commit with @COMMIT instead",
-            param="sha256",
-        )
-    if weights[0].sha256 not in ("", asked):
-        raise ModelFileError(
-            f"{weights[0].name} has the sha256 {weights[0].sha256}, not the {asked} of --sha256;"
-            " nothing was downloaded",
-            param="sha256",
-        )
-    pinned = msgspec.structs.replace(weights[0], sha256=asked)
-    return tuple(pinned if one is weights[0] else one for one in files)
+        found = store.find(self.remote.source, self.remote.commit, self.file)
+        if found is not None:
+            check_pin(found, self.options)
+        return found

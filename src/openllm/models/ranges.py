@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from openllm.errors import ModelFileError
+from openllm.errors import ModelFetchError, ModelFileError
 from openllm.models.folder_files import FolderFiles
 
 ReadRange = Callable[[str, int, int], bytes]
@@ -15,6 +15,8 @@ ReadRange = Callable[[str, int, int], bytes]
 HEAD_BYTES = 128 * 1024
 """First bytes of each file of weights, asked for at once: nearly every header is shorter."""
 PARALLEL = 8
+MAX_FILES = 1024
+"""Files of weights whose first bytes are kept at once, 128 MiB together."""
 _FIRST_BLOCK, _BLOCK = 1024 * 1024, 4 * 1024 * 1024
 
 
@@ -50,8 +52,8 @@ class RangeFile:
         self._start = self._at
         self._block = self._read_range(self._name, self._at, length)
         if len(self._block) != length:
-            raise ModelFileError(
-                f"{self._name} gave {len(self._block)} bytes of {length}; try again later."
+            raise ModelFetchError(
+                f"{self._name} gave {len(self._block)} bytes of {length}; try again later"
             )
 
 
@@ -84,6 +86,10 @@ class RemoteFiles(FolderFiles):
 
     def _fetch_heads(self) -> None:
         names = [name for name in self.names if name.endswith(".safetensors")]
+        if len(names) > MAX_FILES:
+            raise ModelFileError(
+                f"{self.path} has {len(names)} files of weights; at most {MAX_FILES} are looked at"
+            )
         with ThreadPoolExecutor(PARALLEL, thread_name_prefix="openllm-headers") as pool:
             self._heads = dict(zip(names, pool.map(self._head, names), strict=True))
 

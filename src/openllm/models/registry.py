@@ -1,4 +1,4 @@
-"""The models known by name: those that come with the package, and those that users add.
+"""The models and families known by name: those of the package, and those that users add.
 
     openllm.Registry.add_model("mine", "./mine.gguf")
 
@@ -10,27 +10,37 @@
 A package adds its models by an entry point in the group `openllm.models`: a function that is
 called with the registry, or a class like the one above, which then has the entry point's name.
 Entry points are read when a name is looked up that the package itself does not bring.
+
+A family is a name with sizes, defaults and an architecture, a row as in `families.json`:
+
+    openllm.Registry.add_family({
+        "name": "house",
+        "architecture": "LlamaForCausalLM",
+        "example_id": "org/house-7b",
+        "sizes": {"7b": "org/house-7b", "70b": "org/house-70b@main"},
+        "defaults": {"temperature": 0.2},
+    })
 """
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
-from threading import RLock
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
 from openllm.errors import ConfigurationError
+from openllm.models import families
+from openllm.models.defaults import check_defaults
+from openllm.models.entry_points import LOCK, read_group
+from openllm.models.family import plain, read_row
 from openllm.models.ref import is_model_name, parse_ref
 from openllm.types import ModelFormat
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
-
-logger = logging.getLogger("openllm.models")
 
 GROUP = "openllm.models"
 
@@ -63,7 +73,6 @@ class Registry(Mapping[str, Registered]):
         """
         self._models: dict[str, Registered] = {}
         self._group = group
-        self._lock = RLock()
 
     @overload
     def add_model(
@@ -96,7 +105,7 @@ class Registry(Mapping[str, Registered]):
             defaults: Settings of the model, such as {"backend": "mine", "temperature": 0.2}.
 
         Raises:
-            ConfigurationError: The name is none, or taken, or the source is wrong.
+            ConfigurationError: The name is none, or taken, or the source or a default is wrong.
         """
         if source is None:
             return lambda described: self._add_class(model_name, described)
@@ -104,6 +113,30 @@ class Registry(Mapping[str, Registered]):
             Registered(name=model_name, source=source, format=format, defaults=dict(defaults or {}))
         )
         return None
+
+    def add_family(self, row: Mapping[str, object]) -> None:
+        """Add a family of models, which `openllm models` lists and `openllm start` knows.
+
+        Families belong to the process, not to one registry.
+
+        Args:
+            row: The fields of `openllm.models.family.Family`, of which `name`, `architecture` and
+                `example_id` are needed. An architecture that no family has yet goes into
+                `architectures`, with the engines that run it.
+
+        Raises:
+            ConfigurationError: The row is wrong, or a name or architecture of it is taken.
+        """
+        family = read_row(row)
+        with LOCK:
+            taken = {plain(model.name): model.name for model in self._models.values()}
+            for name in (family.name, *family.aliases):
+                if plain(name) in taken:
+                    raise ConfigurationError(
+                        f"The family name {name!r} is already taken by the model"
+                        f" {taken[plain(name)]!r}; choose another."
+                    )
+            families.table().add(family)
 
     def __getitem__(self, name: str) -> Registered:
         found = self._models.get(_key(name))
@@ -131,7 +164,8 @@ class Registry(Mapping[str, Registered]):
             raise ConfigurationError(
                 f"The source of the model {model.name!r} is {model.source!r}; leave out the NAME=."
             )
-        with self._lock:
+        check_defaults(f"the model {model.name!r}", model.defaults)
+        with LOCK:
             for other in self._models.values():
                 if _variable(other.name) == _variable(model.name):
                     raise ConfigurationError(_taken(model.name, other.name))
@@ -150,30 +184,16 @@ class Registry(Mapping[str, Registered]):
         return described
 
     def _read_entry_points(self) -> None:
-        """Read those of the group, once; what fails is a warning that names it."""
-        with self._lock:
+        with LOCK:
             group, self._group = self._group, ""
-            if not group:
-                return
-            from importlib.metadata import entry_points
+            if group:
+                read_group(group, self._take)
 
-            for point in entry_points(group=group):
-                self._read_entry_point(point)
-
-    def _read_entry_point(self, point: EntryPoint) -> None:
-        try:
-            found = point.load()
-            if not isinstance(found, type):
-                found(self)
-            elif _key(point.name) not in self._models:  # Its decorator may have added it already.
-                self._add_class(point.name, found)
-        except Exception as error:
-            package = point.dist.name if point.dist else "a package"
-            reason = f"{type(error).__name__}: {error}"
-            logger.warning(
-                "the entry point %r of %s (%s) adds no model: %s",
-                *(point.name, package, point.value, reason),
-            )
+    def _take(self, point: EntryPoint, found: Any) -> None:
+        if not isinstance(found, type):
+            found(self)
+        elif _key(point.name) not in self._models:  # Its decorator may have added it already.
+            self._add_class(point.name, found)
 
 
 def _key(name: str) -> str:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from openllm.errors import ConfigurationError, ModelFileError
+from openllm.models.gguf_parts import parts_there
 
 MAX_PART = 63  # BentoML's limit for a name and for a version.
 _PART = re.compile(r"[a-z0-9]([-._a-z0-9]*[a-z0-9])?")
@@ -93,7 +94,7 @@ def content_version(path: str) -> str:
     try:
         digest = hashlib.sha256()
         for file in content_files(root):
-            name = file.relative_to(root).as_posix()
+            name = file.relative_to(root).as_posix() if file.is_relative_to(root) else "."
             state = file.stat()
             digest.update(
                 f"{name}\0{_hash(str(file), state.st_size, state.st_mtime_ns)}\n".encode()
@@ -104,9 +105,12 @@ def content_version(path: str) -> str:
 
 
 def content_files(root: Path) -> Iterator[Path]:
-    """Yield the files of a model in an order of their own; hidden ones are no part of it."""
+    """Yield the files of a model in an order of their own; hidden ones are no part of it.
+
+    `root` is a folder, or a file, whose further parts come after it.
+    """
     if root.is_file():
-        yield root
+        yield from map(Path, parts_there(root))
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
-import socket
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from time import monotonic, time
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from urllib.parse import urljoin, urlsplit
 
 import httpx2
@@ -24,6 +23,7 @@ from openllm._version import __version__
 from openllm.config.download import DownloadOptions
 from openllm.errors import ModelFetchError, ModelNotFoundError
 from openllm.models.transfer_retry import TransientError, retried
+from openllm.models.transfer_stop import Halt
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -33,9 +33,12 @@ MAX_READ_SECONDS = 300.0
 """How long a listing may trickle in."""
 CONNECT_SECONDS = 10.0
 
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_TOTAL = re.compile(r"bytes 0-0/([0-9]{1,18})")
+
 
 class Session:
-    """Connections for one download, used by several threads."""
+    """Connections for one download, used by several threads; `halt` ends what they do."""
 
     def __init__(self, options: DownloadOptions, home: str) -> None:
         """Open nothing yet.
@@ -45,11 +48,11 @@ class Session:
             home: Address of the server that the token and the headers are for.
         """
         self.options = options
+        self.halt = Halt()
         self.endpoint = home
         self.host = urlsplit(home).netloc.rpartition("@")[2]
         self._own = _own_headers(options, home)
         self._origin = _origin(home)
-        self._streams: list[Any] = []
         limit = options.download_timeout
         connect = min(limit, CONNECT_SECONDS)
         self._client = httpx2.Client(
@@ -73,18 +76,6 @@ class Session:
     ) -> None:
         self._client.close()
 
-    def abort(self) -> None:
-        """End what the other threads wait for: nothing else wakes one that reads from a socket."""
-        for stream in tuple(self._streams):
-            connection = stream.get_extra_info("socket")
-            with suppress(OSError):
-                # Not the method of a TLS socket, which takes its state from under the reader.
-                socket.socket.shutdown(connection, socket.SHUT_RDWR)
-
-    def _trace(self, event: str, info: dict[str, Any]) -> None:
-        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
-            self._streams.append(info["return_value"])
-
     @contextmanager
     def open(
         self, url: str, headers: dict[str, str] | None = None, method: str = "GET"
@@ -94,8 +85,9 @@ class Session:
         Raises:
             TransientError: The server cannot be reached, or says to come again.
             ModelNotFoundError: It has no such thing.
-            ModelFetchError: It refuses.
+            ModelFetchError: It refuses, or the transfer was given up.
         """
+        self.halt.pause(0)
         what = _shown(url)
         own = self._own
         for _ in range(MAX_REDIRECTS):
@@ -105,7 +97,7 @@ class Session:
                 method,
                 url,
                 headers={**own, **(headers or {})},
-                extensions={"trace": self._trace},
+                extensions={"trace": self.halt.watch},
             )
             try:
                 with _unlogged():
@@ -147,21 +139,44 @@ class Session:
                         )
                 return bytes(body)
 
-        return retried(attempt, self.options)
+        return retried(attempt, self.options, pause=self.halt.pause)
 
     def read_range(self, url: str, start: int, length: int) -> bytes:
         """Return `length` bytes from `start`, fewer at the file's end; see `read` for errors."""
         return self.read(url, length, {"range": f"bytes={start}-{start + length - 1}"})
 
 
-def head(session: Session, url: str) -> httpx2.Response:
-    """Return the answer to a HEAD request; see `Session.read` for errors."""
+def measure(session: Session, url: str) -> tuple[int, str]:
+    """Return the bytes of what is at `url`, -1 if the server does not say, and its ETag.
 
-    def attempt() -> httpx2.Response:
-        with session.open(url, method="HEAD") as reply:
-            return reply
+    A server that refuses HEAD, as with an address signed for GET, or that tells no length, is asked
+    for the first byte. See `Session.read` for errors.
+    """
 
-    return retried(attempt, session.options)
+    def attempt() -> tuple[int, str]:
+        try:
+            with session.open(url, method="HEAD") as reply:
+                if (size := _length(reply)) > 0:
+                    return size, reply.headers.get("etag", "")
+        except (ModelFetchError, ModelNotFoundError):
+            pass  # The answer to GET counts, and its words are told.
+        try:
+            with session.open(url, {"range": "bytes=0-0"}) as reply:
+                return _length(reply), reply.headers.get("etag", "")
+        except TransientError as error:
+            if error.status != 416:
+                raise
+            return 0, ""
+
+    return retried(attempt, session.options, pause=session.halt.pause)
+
+
+def _length(reply: httpx2.Response) -> int:
+    if reply.status_code == 206:
+        total = _TOTAL.fullmatch(reply.headers.get("content-range", ""))
+        return int(total[1]) if total else -1
+    text = reply.headers.get("content-length", "")
+    return int(text) if _LENGTH.fullmatch(text) else -1
 
 
 def pieces(reply: httpx2.Response) -> Iterator[bytes]:
@@ -186,8 +201,8 @@ def _check(reply: httpx2.Response, what: str, options: DownloadOptions) -> None:
     if reply.is_success:
         return
     status, code = reply.status_code, reply.headers.get("x-error-code", "")
-    if status in (408, 416, 425, 429) or status >= 500:
-        raise TransientError(f"{what}: HTTP {status}", _retry_after(reply))
+    if status in (408, 416, 425, 429) or (status >= 500 and status != 501):
+        raise TransientError(f"{what}: HTTP {status}", _retry_after(reply), status)
     _refuse(status, code, what, bool(options.hub_token))
 
 
@@ -215,7 +230,7 @@ def _refuse(status: int, code: str, what: str, with_token: bool) -> NoReturn:
 
 def _retry_after(reply: httpx2.Response) -> float | None:
     text = reply.headers.get("retry-after", "").strip()
-    if text.isdigit():
+    if _LENGTH.fullmatch(text):
         return float(text)
     try:
         return max(0.0, parsedate_to_datetime(text).timestamp() - time())

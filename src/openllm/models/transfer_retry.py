@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from time import monotonic, sleep
+from time import monotonic
 from typing import TypeVar
 
 from openllm.config.download import DownloadOptions
@@ -21,18 +21,20 @@ class TransientError(Exception):
 
     Attributes:
         wait: Seconds the server asked for, if it did.
+        status: Of its answer, 0 if there was none.
     """
 
-    def __init__(self, message: str, wait: float | None = None) -> None:
+    def __init__(self, message: str, wait: float | None = None, status: int = 0) -> None:
         super().__init__(message)
         self.wait = wait
+        self.status = status
 
 
 def retried(
     attempt: Callable[[], Result],
     options: DownloadOptions,
     *,
-    pause: Callable[[float], object] = sleep,
+    pause: Callable[[float], object],
     brought: Callable[[], bool] = lambda: False,
 ) -> Result:
     """Return what `attempt` returns, tried again after a `TransientError`.

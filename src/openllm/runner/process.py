@@ -37,7 +37,7 @@ class RunnerProcess:
             config=config.model_dump(mode="json", exclude_defaults=True),
             log_level=logging.getLevelName(logging.getLogger("openllm").getEffectiveLevel()),
         )
-        self._folder = _private_folder()
+        self._folder = private_folder()
         self.address = self._folder / "runner.sock"
         self._process: asyncio.subprocess.Process | None = None
 
@@ -108,7 +108,7 @@ async def _end(process: asyncio.subprocess.Process, grace: float) -> None:
         await process.wait()
 
 
-def _private_folder() -> Path:
+def private_folder() -> Path:
     """Make a folder that only this user can enter, with a path short enough for a socket."""
     base = Path(tempfile.gettempdir())
     if len(str(base)) > MAX_BASE:

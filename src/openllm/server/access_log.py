@@ -12,8 +12,9 @@ _MAX_PATH = 1024
 logger = logging.getLogger("openllm.access")
 
 
-def log_access(scope: Mapping[str, Any], status: int, seconds: float) -> None:
-    """Log a finished request; `status` 499 is a client that left before it had an answer.
+def log_access(scope: Mapping[str, Any], status: int | str, seconds: float) -> None:
+    """Log a finished request; `status` 499 is a client that left before it had an answer, and a
+    name is gRPC's.
 
     Everything that could end a line or steer a terminal is escaped: ASCII only, no control
     character.

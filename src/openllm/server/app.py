@@ -12,6 +12,8 @@ from openllm.config.server import ServerSettings
 from openllm.fleet import Fleet
 from openllm.server.exchange import Endpoint, Handler
 from openllm.server.health import live, ready
+from openllm.server.metrics import metrics_route
+from openllm.server.metrics_requests import RequestMeasures
 from openllm.server.native_api import native_routes
 from openllm.server.openai_api import (
     chat_completions,
@@ -30,18 +32,23 @@ OPENAI_PREFIXES = ("/v1", "/openai/v1")
 
 
 def build_app(
-    fleet: Fleet, settings: ServerSettings, download: DownloadOptions | None = None
+    fleet: Fleet,
+    settings: ServerSettings,
+    download: DownloadOptions | None = None,
+    requests: RequestMeasures | None = None,
 ) -> Router:
     """Return the ASGI app that serves `fleet`. Whoever made the fleet starts and closes it.
 
     Stands behind a `Guard`: it answers unknown paths and methods in plain text. `download` says how
-    /pull fetches models, by the environment if it is None.
+    /pull fetches models, by the environment if it is None; `requests` are what that guard counts,
+    for /metrics.
     """
+    requests = requests or RequestMeasures()
 
     def endpoint(handler: Handler) -> ASGIApp:
         return Endpoint(handler, fleet, settings)
 
-    return Router(
+    router = Router(
         routes=[
             # Relative, so that a proxy may serve us below a path of its own.
             Route("/", RedirectResponse("docs"), methods=["GET"]),
@@ -62,8 +69,11 @@ def build_app(
             ),
             *native_routes(endpoint),
             Route("/pull", endpoint(PullApi(settings, download).pull), methods=["POST"]),
+            metrics_route(fleet, requests),
             *docs_routes(keyed=settings.keyed),
         ],
         # A redirect would repeat the caller's path in Location, which may name another host.
         redirect_slashes=False,
     )
+    requests.know(router.routes)
+    return router

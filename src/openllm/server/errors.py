@@ -81,10 +81,24 @@ def error_reply(error: Exception) -> ErrorReply:
     """Return what a request that failed with `error` is answered."""
     status = error_status(error)
     headers = [*error.headers] if isinstance(error, ProtocolError) else []
-    if status in (429, 503):
-        seconds = getattr(error, "retry_after", None) or 1
-        headers.append((b"retry-after", b"%d" % min(max(math.ceil(seconds), 1), _MAX_RETRY_AFTER)))
+    if (seconds := retry_after(error)) is not None:
+        headers.append((b"retry-after", b"%d" % seconds))
     return ErrorReply(status, error_json(error), headers)
+
+
+def retry_after(error: Exception) -> int | None:
+    """Return the seconds after which trying again makes sense; None if it never does."""
+    if error_status(error) not in (429, 503):
+        return None
+    seconds = getattr(error, "retry_after", None) or 1
+    return min(max(math.ceil(seconds), 1), _MAX_RETRY_AFTER)
+
+
+def error_code(error: Exception) -> str:
+    """Return the machine-readable name of what went wrong."""
+    status = error_status(error)
+    code = error.code if isinstance(error, OpenLLMError) and status != 500 else None
+    return code or _names(status)[1]
 
 
 def error_status(error: Exception) -> int:
@@ -108,9 +122,7 @@ def error_body(
     status: int, message: str, *, param: str | None = None, code: str | None = None
 ) -> bytes:
     """Return OpenAI's error object; text that is no valid Unicode is made so."""
-    kind, usual_code = _NAMES.get(
-        status, ("server_error", "error") if status >= 500 else ("invalid_request_error", "error")
-    )
+    kind, usual_code = _names(status)
     error: dict[str, Any] = {
         "message": _encodable(message),
         "type": kind,
@@ -118,6 +130,11 @@ def error_body(
         "code": code or usual_code,
     }
     return orjson.dumps({"error": error})
+
+
+def _names(status: int) -> tuple[str, str]:
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    return _NAMES.get(status, (kind, "error"))
 
 
 def _encodable(text: str) -> str:

@@ -77,6 +77,16 @@ class Exchange:
             raw = b'{"%b":%b}' % (array_field.encode(), raw)
         return await parse_request(raw, model)
 
+    def resolve(self, fleet: Fleet, name: str | None) -> str:
+        """Return the served model that the request means; it is then counted as that model's.
+
+        Raises:
+            ModelNotFoundError: It is not served here.
+        """
+        model = fleet.resolve(name)
+        self.scope.setdefault("state", {})["model"] = model
+        return model
+
     async def answer(self, body: bytes, *, status: int = 200, headers: RawHeaders = ()) -> None:
         """Send a JSON answer."""
         self._answered = True

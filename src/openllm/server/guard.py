@@ -24,6 +24,7 @@ from openllm.server.hosts import (
     is_preflight,
     preflight_headers,
 )
+from openllm.server.metrics_requests import RequestMeasures
 from openllm.server.reply import Reply
 from openllm.server.request_id import request_id
 
@@ -43,13 +44,20 @@ logger = logging.getLogger("openllm.server")
 class Guard:
     """Checks Host, Origin and API key, names the request, and gives every error one shape."""
 
-    def __init__(self, app: ASGIApp, settings: ServerSettings) -> None:
-        """Raises `ConfigurationError` for unusable keys, host names or origins."""
+    def __init__(
+        self, app: ASGIApp, settings: ServerSettings, requests: RequestMeasures | None = None
+    ) -> None:
+        """`requests` counts what passes and what is refused.
+
+        Raises:
+            ConfigurationError: A key, a host name or an origin is unusable.
+        """
         self._app = app
         self._keys = load_api_keys(settings.api_key, settings.api_key_file)
         self._hosts = HostPolicy(settings.loopback, settings.allowed_host)
         self._origins = OriginPolicy(settings.allowed_origin)
         self._access_log = settings.access_log
+        self._requests = requests or RequestMeasures()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -77,8 +85,10 @@ class Guard:
             else:
                 await self._run(scope, receive, reply)
         finally:
+            status, seconds = reply.status or CLIENT_CLOSED, perf_counter() - started
+            self._requests.observe(scope, status, seconds)
             if self._access_log:
-                log_access(scope, reply.status or CLIENT_CLOSED, perf_counter() - started)
+                log_access(scope, status, seconds)
 
     async def _run(self, scope: Scope, receive: Receive, reply: Reply) -> None:
         listener = _Listener(receive)

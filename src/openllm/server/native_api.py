@@ -23,8 +23,8 @@ from openllm.server.native_schema import (
     EmbedRequest,
 )
 from openllm.server.openai_answers import to_json
-from openllm.server.openai_api import to_message, wire_names
 from openllm.server.openai_embeddings import INLINE_BYTES, check_model, encode_vector
+from openllm.server.openai_jobs import to_message, wire_names
 from openllm.server.request_id import new_request_id
 from openllm.server.sse import EventStream
 from openllm.types import CompletionChunk, FinishReason, GenerateRequest, Message
@@ -39,7 +39,7 @@ def native_routes(endpoint: Callable[[Handler], ASGIApp]) -> list[Route]:
 async def chat(exchange: Exchange, fleet: Fleet) -> None:
     """POST /chat"""
     wire = await exchange.read(ChatRequest)
-    configuration, request = _chat_request(fleet, wire)
+    configuration, request = _chat_request(exchange, fleet, wire)
     with _blaming(wire):
         [choice] = await _generate(exchange, fleet, configuration, request)
     await _answer(exchange, configuration, message=_echo(wire) + choice.text)
@@ -48,7 +48,7 @@ async def chat(exchange: Exchange, fleet: Fleet) -> None:
 async def chat_sse(exchange: Exchange, fleet: Fleet) -> None:
     """POST /chat-sse"""
     wire = await exchange.read(ChatRequest)
-    configuration, request = _chat_request(fleet, wire)
+    configuration, request = _chat_request(exchange, fleet, wire)
     chunks = fleet.generate(configuration.model, request)
     with _blaming(wire):
         await exchange.stream(lambda events: _pump(chunks, _echo(wire), configuration, events))
@@ -57,7 +57,7 @@ async def chat_sse(exchange: Exchange, fleet: Fleet) -> None:
 async def complete(exchange: Exchange, fleet: Fleet) -> None:
     """POST /complete"""
     wire = await exchange.read(CompleteRequest)
-    model = fleet.resolve(wire.model)
+    model = exchange.resolve(fleet, wire.model)
     configuration = wire.effective(model, fleet.defaults(model))
     request = GenerateRequest(
         request_id=new_request_id(), params=configuration.params(), prompt=wire.prompt
@@ -70,7 +70,7 @@ async def complete(exchange: Exchange, fleet: Fleet) -> None:
 async def embed(exchange: Exchange, fleet: Fleet) -> None:
     """POST /embed"""
     wire = await exchange.read(EmbedRequest, array_field="input")
-    model = fleet.resolve(wire.model)
+    model = exchange.resolve(fleet, wire.model)
     check_model(fleet.status(model))
     with wire_names(prompt="input"):
         output = await exchange.run(fleet.embed(model, wire.input))
@@ -81,9 +81,11 @@ async def embed(exchange: Exchange, fleet: Fleet) -> None:
     await exchange.answer(body)
 
 
-def _chat_request(fleet: Fleet, wire: ChatRequest) -> tuple[Configuration, GenerateRequest]:
+def _chat_request(
+    exchange: Exchange, fleet: Fleet, wire: ChatRequest
+) -> tuple[Configuration, GenerateRequest]:
     wire.check()
-    model = fleet.resolve(wire.model)
+    model = exchange.resolve(fleet, wire.model)
     configuration = wire.effective(model, fleet.defaults(model))
     if wire.prompt is not None:
         messages: tuple[Message, ...] = (Message(role="user", content=wire.prompt),)

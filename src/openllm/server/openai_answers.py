@@ -64,7 +64,7 @@ def _chat_logprobs(tokens: Sequence[TokenLogprob], _: int) -> dict[str, Any]:
 
 
 def _chat_token(token: TokenLogprob) -> dict[str, Any]:
-    return {"token": token.token, "logprob": _finite(token.logprob), "bytes": token.bytes}
+    return {"token": token.token, "logprob": finite(token.logprob), "bytes": token.bytes}
 
 
 def _completion_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[str, Any]:
@@ -75,15 +75,16 @@ def _completion_logprobs(tokens: Sequence[TokenLogprob], offset: int) -> dict[st
         offset += len(token.token)
     return {
         "tokens": [token.token for token in tokens],
-        "token_logprobs": [_finite(token.logprob) for token in tokens],
+        "token_logprobs": [finite(token.logprob) for token in tokens],
         "top_logprobs": [
-            {each.token: _finite(each.logprob) for each in token.top} or None for token in tokens
+            {each.token: finite(each.logprob) for each in token.top} or None for token in tokens
         ],
         "text_offset": offsets,
     }
 
 
-def _finite(logprob: float) -> float:
+def finite(logprob: float) -> float:
+    """Return a logprob as answers hold it: a number, however unlikely the token."""
     return max(logprob, _LEAST_LOGPROB)
 
 

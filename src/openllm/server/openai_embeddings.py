@@ -14,7 +14,7 @@ import orjson
 from openllm.errors import InvalidRequestError, UnsupportedError
 from openllm.fleet import Fleet, ModelStatus
 from openllm.server.exchange import Exchange
-from openllm.server.openai_api import prompts_of, wire_names
+from openllm.server.openai_jobs import prompts_of, wire_names
 from openllm.server.openai_schema import EmbeddingRequest
 from openllm.types import EmbeddingOutput
 
@@ -26,11 +26,11 @@ INLINE_BYTES = 64 * 1024
 async def embeddings(exchange: Exchange, fleet: Fleet) -> None:
     """POST /v1/embeddings"""
     wire = await exchange.read(EmbeddingRequest)
-    model = fleet.resolve(wire.model)
+    model = exchange.resolve(fleet, wire.model)
     check_model(fleet.status(model))
     with wire_names(prompt="input"):
         output = await exchange.run(fleet.embed(model, prompts_of(wire.input)))
-    vectors = _shortened(output.vectors, wire.dimensions)
+    vectors = shortened(output.vectors, wire.dimensions)
     size = sum(map(len, vectors))
     text = wire.encoding_format == "base64"
     if size <= INLINE_BYTES:
@@ -47,7 +47,8 @@ def check_model(status: ModelStatus) -> None:
         raise UnsupportedError(f"model {status.name!r} has no embeddings", param="model")
 
 
-def _shortened(vectors: Sequence[bytes], dimensions: int | None) -> Sequence[bytes]:
+def shortened(vectors: Sequence[bytes], dimensions: int | None) -> Sequence[bytes]:
+    """Return the vectors cut to `dimensions` numbers each, at unit length again."""
     size = len(vectors[0]) // _FLOAT_BYTES
     if dimensions is None or dimensions == size:
         return vectors

@@ -67,7 +67,10 @@ class Vectors(RootModel[list[list[float]]]):
 
 
 class Operation(NamedTuple):
-    """One route: the models of its request, its answer and the events it streams."""
+    """One route: the models of its request, its answer and the events it streams.
+
+    `text`: it answers in plain text.
+    """
 
     method: str
     path: str
@@ -77,6 +80,7 @@ class Operation(NamedTuple):
     event: type[BaseModel] | None = None
     example: Any = None
     keyless: bool = False
+    text: bool = False
 
 
 OPERATIONS = (
@@ -151,6 +155,13 @@ OPERATIONS = (
         PullRequest,
         event=PullEvent,
         example={"model": "org/name"},
+    ),
+    Operation(
+        "get",
+        "/metrics",
+        "What the server and its models do, for Prometheus: requests, tokens, times and states. "
+        "OpenMetrics if the client asks for it.",
+        text=True,
     ),
     Operation("get", "/livez", "Whether the process answers.", answer=answers.Alive, keyless=True),
     Operation(
@@ -247,6 +258,8 @@ def _contents(operation: Operation) -> dict[str, Any]:
         contents["application/json"] = {"schema": _ref(operation.answer)}
     if operation.event is not None:
         contents["text/event-stream"] = {"schema": _ref(operation.event)}
+    if operation.text:
+        contents["text/plain"] = {"schema": {"type": "string"}}
     return contents
 
 

@@ -67,7 +67,7 @@ FILES = [
     of_file("stop_sequence: [a, 3]", "a.yaml, line 1: stop_sequence 3 must be text, in quotes"),
     of_file("embeddings: maybe", "a.yaml, line 1: embeddings 'maybe' must be true or false"),
     of_file("dtype: int4", "a.yaml, line 1: dtype 'int4' must be one of auto, float32, bfloat16,"
-            " float16"),
+            " float16, half, float"),
     of_file("device: tpu", "a.yaml, line 1: device 'tpu': it is no device; give cpu, gpu, gpu:N,"
             " cuda, cuda:N or mps"),
     of_file("backend: abacus", "a.yaml, line 1: backend: There is no backend 'abacus'; known are"

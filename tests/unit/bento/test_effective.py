@@ -46,15 +46,16 @@ def test_each_source_wins_over_the_next(tmp_path: Path) -> None:
         source: dict[str, object] = options or variables  # type: ignore[assignment]
         del source[next(iter(source))]
     assert found == [
-        (1, "--opt llama.top_k"),
-        (2, "--top-k"),
-        (3, "OPEN_LLM_LLAMA_TOP_K"),
-        (4, "OPEN_LLM_TOP_K"),
-        (4, f"{file}, line 4: models.llama.top_k"),
+        (1, "--opt llama.top_k", "model"),
+        (2, "--top-k", "all"),
+        (3, "OPEN_LLM_LLAMA_TOP_K", "model"),
+        (4, "OPEN_LLM_TOP_K", "all"),
+        (4, f"{file}, line 4: models.llama.top_k", "model"),
     ]
     file.write_text("top_k: 5\n")
-    assert effective("demo", {}, file).entries[0].settings["top_k"] == (5, f"{file}, line 1: top_k")
-    assert effective().entries[0].settings["top_k"] == (None, "default")
+    settings = effective("demo", {}, file).entries[0].settings
+    assert settings["top_k"] == (5, f"{file}, line 1: top_k", "all")
+    assert effective().entries[0].settings["top_k"] == (None, "default", "")
 
 
 @pytest.mark.spec("S0-33")
@@ -65,9 +66,9 @@ def test_what_a_registered_model_brings_is_before_the_default(
         "openllm.models.locate.defaults_of", lambda *_: {"top_k": 6, "temperature": 0.25}
     )
     settings = effective(TEMPERATURE="0.5").entries[0].settings
-    assert settings["top_k"] == (6, "family demo")
-    assert settings["temperature"] == (0.5, "OPEN_LLM_TEMPERATURE")
-    assert settings["top_p"] == (None, "default")
+    assert settings["top_k"] == (6, "family demo", "")
+    assert settings["temperature"] == (0.5, "OPEN_LLM_TEMPERATURE", "all")
+    assert settings["top_p"] == (None, "default", "")
 
 
 @pytest.mark.spec("S0-29")

@@ -30,7 +30,11 @@ def refusal(**options: Any) -> str:
         ("embeddings", "maybe", "--embeddings 'maybe' must be true or false"),
         ("host", "", "--host '' must be text that is not empty"),
         ("host", 5, "--host 5 must be text that is not empty, in quotes"),
-        ("dtype", "int4", "--dtype 'int4' must be one of auto, float32, bfloat16, float16"),
+        (
+            "dtype",
+            "int4",
+            "--dtype 'int4' must be one of auto, float32, bfloat16, float16, half, float",
+        ),
         ("allowed_host", (3,), "--allowed-host 3 must be text, in quotes"),
     ],
 )
@@ -138,7 +142,7 @@ def test_options_reach_their_settings() -> None:
     assert (found.server.port, entry.config.load.threads) == (0, 2)
     assert entry.config.defaults.stop_sequence == ("a", "b")
     assert entry.config.defaults.top_k == 3
-    assert entry.settings["top_k"] == (3, "--opt demo.top_k")
+    assert entry.settings["top_k"] == (3, "--opt demo.top_k", "model")
 
 
 def test_other_names_of_an_option_are_good_everywhere() -> None:

@@ -31,7 +31,7 @@ def test_every_flag_it_names_exists() -> None:
     fields = {name.replace("_", "-") for model in OPTION_MODELS for name in model.model_fields}
     named = {name.replace("_", "-") for name in re.findall(r"(?<!-)--([a-z][a-z_-]*)", PAGE)}
     assert {"port", "top-k", "ssl-keyfile-password"} <= named
-    assert named <= fields | {"help", "opt", "url", "config"}
+    assert named <= fields | {"help", "opt", "url", "config", "model", "model-path"}
 
 
 def test_every_command_is_named() -> None:

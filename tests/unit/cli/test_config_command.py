@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from openllm.cli import main
-from openllm.config.fields import FIELDS, MODEL_FIELDS, flag, variable
+from openllm.config.fields import FIELDS, MODEL_FIELDS, flag, other_names, variable
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
 
@@ -155,4 +155,5 @@ def test_the_page_has_the_tables_of_the_command() -> None:
     tables = config("docs").stdout
     assert tables.strip() in PAGE
     for name in FIELDS:
-        assert f"| `{name}` | `{flag(name)}` | `{variable(name)}` |" in tables
+        flags = ", ".join(f"`{flag(each)}`" for each in (name, *other_names(name)))
+        assert f"| `{name}` | {flags} | `{variable(name)}` |" in tables

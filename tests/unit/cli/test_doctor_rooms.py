@@ -18,6 +18,8 @@ from openllm.cli import doctor_store as store
 from openllm.cli.doctor_check import Topic, examine
 from openllm.config.download import DownloadOptions
 
+GIB = 1 << 30
+
 
 @pytest.fixture(autouse=True)
 def _no_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -143,29 +145,11 @@ def test_little_room_is_said(
         total: int
         free: int
 
-    usage = Usage(200 * machine.GIB, int(free * machine.GIB))
+    usage = Usage(200 * GIB, int(free * GIB))
     monkeypatch.setattr(store.shutil, "disk_usage", lambda _: usage)
     check = store._room(tmp_path)
     assert check.status == status
     assert (check.fix != "") == (status != "ok")
-
-
-def test_a_containers_limits_are_those_of_all_groups_above(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    inner = tmp_path / "a" / "b"
-    inner.mkdir(parents=True)
-    (tmp_path / "a" / "memory.max").write_text(f"{3 * machine.GIB}\n")
-    (inner / "memory.max").write_text("max\n")
-    (inner / "cpu.max").write_text("50000 100000\n")
-    own = tmp_path / "own"
-    own.write_text("0::/a/b\n")
-    monkeypatch.setattr(machine, "_CGROUPS", tmp_path)
-    monkeypatch.setattr(machine, "_OWN_CGROUP", own)
-    assert machine.memory_limit() == 3 * machine.GIB
-    assert machine.usable_cores() == 0.5
-    monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "none")
-    assert machine.memory_limit() is None
 
 
 def test_a_processor_without_avx2_is_a_warning(

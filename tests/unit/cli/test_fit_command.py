@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from openllm import machine
 from openllm.cli import main
-from openllm.models import fit_memory
 from tests.hub_server import HubServer
 from tests.unit.model_folders import make_folder, safetensors
 from tests.unit.models.gguf_bytes import UINT32, build, right_metadata
@@ -30,9 +30,9 @@ LLAMA = {
 
 
 @pytest.fixture(autouse=True)
-def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(fit_memory, "free_memory", lambda: 4 * GIB)
-    monkeypatch.setattr(fit_memory, "free_cards", lambda: ())
+def four_gib_free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(machine, "free_memory", lambda: 4 * GIB)
+    monkeypatch.setattr(machine, "free_cards", lambda: ())
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
 
 
@@ -125,7 +125,7 @@ def test_what_does_not_fit_has_status_1_and_says_that_it_would_start(
 def test_a_card_is_where_torch_and_vllm_compute(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_memory, "free_cards", lambda: (3 * GIB, 8 * GIB))
+    monkeypatch.setattr(machine, "free_cards", lambda: (3 * GIB, 8 * GIB))
     _, found = rows(folder)
     assert (found["torch"]["place"], found["torch"]["free"]) == ("gpu", 11 * GIB)
     assert (found["vllm"]["place"], found["vllm"]["free"]) == ("gpu", 8 * GIB)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,7 +30,8 @@ class Launches:
         self._end = end
         self.configuration: Configuration | None = None
 
-    def run(self, configuration: Configuration, on_progress: object) -> int:
+    def run(self, configuration: Configuration, read: object, on_progress: object) -> int:
+        assert callable(read)
         assert callable(on_progress)
         self.configuration = configuration
         if isinstance(self._end, Exception):
@@ -73,6 +76,11 @@ def test_only_flags_that_are_given_are_passed_on(monkeypatch: pytest.MonkeyPatch
         (["--opt", "demo.stop=a=b"], {"stop_sequence": ("a=b",)}),
         (["--opt", "engine-arg=a=1"], {"engine_arg": ("a=1",)}),
         (["--device", "demo:gpu:0"], {"device": "cuda:0"}),
+        (["--max-model-len", "64"], {"context_length": 64}),
+        (["--max_model_len", "64"], {"context_length": 64}),
+        (["--opt", "demo.max-model-len=64"], {"context_length": 64}),
+        (["--dtype", "half"], {"dtype": "float16"}),
+        (["--gpu_memory_utilization", "0.5"], {"gpu_memory_utilization": 0.5}),
         (["--opt", "demo.device=cpu"], {"device": "cpu"}),
         (["--no-embeddings"], {"embeddings": False}),
         (["--no_trust_remote_code"], {"trust_remote_code": False}),
@@ -87,6 +95,40 @@ def test_flags_become_settings(
     done, launches = start(monkeypatch, *arguments)
     assert done.exit_code == 0, done.stderr
     assert launches.given == settings
+
+
+@pytest.mark.spec("S2-12")
+@pytest.mark.parametrize("flag", ["--model", "--model-path", "--model_path"])
+def test_a_model_may_be_named_by_a_flag(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    for arguments, names in (
+        ([flag, "demo"], ["demo"]),
+        ([f"{flag}=org/name", flag, "two=demo"], ["name", "two"]),
+        ([flag, "org/name,two=demo"], ["name", "two"]),
+    ):
+        done, launches = start(monkeypatch, *arguments)
+        assert done.exit_code == 0, done.stderr
+        assert launches.configuration is not None
+        assert [each.name for each in launches.configuration.entries] == names
+
+
+@pytest.mark.spec("S2-12")
+def test_a_model_in_both_ways_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    done, launches = start(monkeypatch, "demo", "--model-path", "org/name")
+    assert (done.exit_code, launches.configuration) == (2, None)
+    assert "given twice, as 'demo' and --model 'org/name'; leave one out" in done.stderr
+
+
+@pytest.mark.spec("S2-21")
+def test_the_store_and_the_revision_are_flags(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    flags = ("--download-dir", str(tmp_path / "x"), "--revision", "v1")
+    done, launches = start(monkeypatch, "org/name", *flags)
+    assert done.exit_code == 0, done.stderr
+    assert os.environ["BENTOML_HOME"] == str(tmp_path / "x")
+    assert launches.configuration is not None
+    assert launches.configuration.entries[0].text == "name=org/name@v1"
 
 
 def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +176,10 @@ def test_help_has_every_option_once_and_its_choices() -> None:
         for name in model.model_fields:
             assert text.count(f"\n  --{name.replace('_', '-')} ") == 1
     assert "--top_k" not in text
-    assert "[auto|float32|bfloat16|float16]" in text
+    assert "[auto|float32|bfloat16|float16|half|float]" in text
+    assert "\n  --model / --model-path MODEL " in text
+    for other in ("max-model-len", "download-dir", "freq-penalty"):
+        assert f"--{other}" not in text
     assert "0 picks a free one, and the ready line is then JSON" in " ".join(text.split())
     for heading in ("Options", "Server", "Loading", "Requests that leave it out", "Downloads"):
         assert f"\n{heading}:\n" in text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import socket
 import stat
 import subprocess
@@ -16,8 +17,9 @@ from pathlib import Path
 import pytest
 
 from openllm.config.model import LoadOptions
+from openllm.engines import llamacpp_load
 from openllm.engines.llamacpp_engine import LlamaCppEngine
-from openllm.engines.llamacpp_load import gguf_number
+from openllm.engines.llamacpp_load import common_params, gguf_number
 from openllm.errors import (
     ContextLengthError,
     EngineNotInstalledError,
@@ -53,6 +55,23 @@ async def test_capabilities_are_those_of_the_loaded_model(llama: LlamaCppEngine)
 async def test_the_context_is_the_models_own_by_default(tiny_llama: LocalModel) -> None:
     async with started(tiny_llama, context_length=None, max_concurrency=2) as llama:
         assert llama.capabilities.context_length == 2048
+
+
+@pytest.mark.parametrize(
+    ("usable", "asked", "threads"),
+    [(16.0, None, -1), (1.5, None, 2), (0.5, None, 1), (4.0, 12, 12), (16.0, 3, 3)],
+)
+def test_no_more_threads_than_cores_that_may_be_used(
+    tiny_llama: LocalModel,
+    monkeypatch: pytest.MonkeyPatch,
+    usable: float,
+    asked: int | None,
+    threads: int,
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(llamacpp_load, "usable_cores", lambda: usable)
+    params = common_params(tiny_llama, LoadOptions(threads=asked))
+    assert params.cpuparams.n_threads == params.cpuparams_batch.n_threads == threads
 
 
 @pytest.mark.spec("S4-09")
@@ -261,6 +280,38 @@ def test_closing_gives_the_memory_back(tiny_llama: LocalModel) -> None:
     assert len(sizes) == 8
     # Some megabytes stay with the allocator each time; a model that stays is 300 of them.
     assert min(sizes[5:]) - min(sizes[1:5]) < 64 << 20
+
+
+ABORT = """
+import asyncio, sys
+from openllm.types import LocalModel
+from tests.unit.engines.llamas import started
+
+async def main():
+    async with started(LocalModel(name="m", path=sys.argv[1], format="gguf")):
+        print("loaded")
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.reliability("S-23")
+def test_a_process_that_llama_cpp_aborts_is_dead_at_once(
+    tiny_llama: LocalModel, tmp_path: Path
+) -> None:
+    """More layers than llama.cpp has room for; our reader, which does not run here, refuses it."""
+    content = Path(tiny_llama.path).read_bytes()
+    at = content.index(b"llama.block_count") + len("llama.block_count") + 4
+    path, debugger = tmp_path / "m.gguf", tmp_path / "gdb"
+    path.write_bytes(content[:at] + (70_000).to_bytes(4, "little") + content[at + 4 :])
+    debugger.write_text(f"#!/bin/sh\ntouch {tmp_path}/asked\nexec sleep 60\n")
+    debugger.chmod(0o755)
+    done = subprocess.run(
+        [sys.executable, "-c", ABORT, str(path)], cwd=ROOT, capture_output=True, text=True,
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, timeout=50,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGABRT, done.stderr
+    assert not (tmp_path / "asked").exists()
 
 
 async def test_an_engine_that_was_not_started_says_so(tiny_llama: LocalModel) -> None:

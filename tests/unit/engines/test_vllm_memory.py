@@ -14,7 +14,6 @@ from openllm.engines.vllm_memory import (
     WORKSPACE,
     KVPlan,
     bytes_per_token,
-    free_bytes,
     plan_kv_cache,
 )
 from openllm.errors import ConfigurationError, OutOfMemoryError
@@ -106,14 +105,14 @@ def test_a_context_that_does_not_fit_is_cut_with_a_warning(
 
 @pytest.mark.reliability("F-06")
 def test_a_context_that_was_asked_for_is_not_cut(model: LocalModel) -> None:
-    with pytest.raises(OutOfMemoryError, match=r"needs about .* GiB .* and .* GiB are free"):
+    with pytest.raises(OutOfMemoryError, match=r"needs about .*B of .* and .*B are free"):
         plan(model, needing(500), context=1024)
 
 
 @pytest.mark.reliability("F-06")
 @pytest.mark.parametrize("free", [0, 1000, WORKSPACE])
 def test_where_nothing_fits_need_and_free_are_named(model: LocalModel, free: int) -> None:
-    with pytest.raises(OutOfMemoryError, match=r"needs about .* GiB .* and .* GiB are free"):
+    with pytest.raises(OutOfMemoryError, match=r"needs about .*B of .* and .*B are free"):
         plan(model, free)
 
 
@@ -131,7 +130,3 @@ def test_fewer_tokens_than_a_context_shorten_it(model: LocalModel) -> None:
 
 def test_a_model_with_a_state_of_its_own_is_not_counted_in_tokens(model: LocalModel) -> None:
     assert plan(model, 64 << 30, of=config(has_inner_state=True)).size == MOST_BYTES
-
-
-def test_some_memory_is_free_here() -> None:
-    assert free_bytes() > 1 << 20

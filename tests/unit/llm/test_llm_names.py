@@ -62,6 +62,21 @@ def test_every_file_of_a_folder_counts_and_no_hidden_one(tmp_path: Path) -> None
         content_version(str(tmp_path))
 
 
+@pytest.mark.spec("S1-41")
+def test_every_part_of_a_file_in_parts_counts(tmp_path: Path) -> None:
+    first, second = (tmp_path / f"m-0000{part}-of-00002.gguf" for part in (1, 2))
+    first.write_text("first")
+    alone = content_version(str(first))
+    second.write_text("second")
+    (tmp_path / "n-00002-of-00002.gguf").write_text("of another model")
+    both = content_version(str(first))
+    second.write_text("other, and longer")
+    changed = content_version(str(first))
+    assert len({alone, both, changed}) == 3
+    first.rename(tmp_path / "one.gguf")
+    assert content_version(str(tmp_path / "one.gguf")) == alone
+
+
 @pytest.mark.spec("S1-42")
 @pytest.mark.parametrize(
     ("options", "tag"),

@@ -107,3 +107,21 @@ def build(
         file.number("Q", offset)
     file.content += bytes(-len(file.content) % 32 + data_size)
     return file
+
+
+def wide_model(size: int) -> bytes:
+    """Return a file with `size` bytes of zeros as weights, and 128 KiB of KV cache a token."""
+    return wide_header(size) + bytes(size)
+
+
+def wide_header(size: int) -> bytes:
+    """Return what that file begins with, without the weights."""
+    shape: dict[str, tuple[int, object]] = {
+        "llama.context_length": (UINT32, 131072),
+        "llama.embedding_length": (UINT32, 4096),
+        "llama.block_count": (UINT32, 32),
+        "llama.attention.head_count": (UINT32, 32),
+        "llama.attention.head_count_kv": (UINT32, 8),
+    }
+    tensors: tuple[Tensor, ...] = (("t", (size // 4,), 0, 0),)
+    return bytes(build(right_metadata() | shape, tensors, data_size=0).content)

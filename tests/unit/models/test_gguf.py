@@ -25,6 +25,8 @@ from tests.unit.models.gguf_bytes import (
     right_metadata,
 )
 
+EPSILON = "llama.attention.layer_norm_rms_epsilon"
+
 
 def written(tmp_path: Path, content: bytes) -> Path:
     path = tmp_path / "model.gguf"
@@ -206,6 +208,10 @@ def test_longest_tensor_name_is_read(tmp_path: Path) -> None:
         ("llama.context_length", (UINT32, 0), "'llama.context_length' is 0"),
         ("llama.context_length", (UINT32, 2), "'llama.context_length' is 2"),
         ("llama.block_count", (INT32, -1), "'llama.block_count' is -1"),
+        ("llama.block_count", (UINT32, 513), "'llama.block_count' is 513"),
+        (EPSILON, (FLOAT32, -1e-5), "layer_norm_rms_epsilon' is -9.99"),
+        (EPSILON, (FLOAT32, float("nan")), "layer_norm_rms_epsilon' is nan, no positive number"),
+        (EPSILON, (UINT32, 0), "layer_norm_rms_epsilon' is 0, no positive number"),
         ("tokenizer.ggml.add_bos_token", (UINT32, 1), "is not a truth value"),
         ("tokenizer.ggml.tokens", (STRING, "a"), "is not an array of the right type"),
         ("tokenizer.ggml.tokens", (ARRAY, (UINT8, [1] * 7)), "is not an array of the right type"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,23 +10,12 @@ import pytest
 
 from openllm.errors import OpenLLMError
 from tests.hub_server import HubServer
-from tests.unit.models.pulls import FILES, TOKEN, WEIGHTS, fetch, right
+from tests.unit.models.pulls import TOKEN, WEIGHTS, fetch, right
 
 
-@pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "home"))
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def hub(home: Path) -> Iterator[HubServer]:
-    with HubServer({"org/tiny": FILES}) as server:
-        server.tokens.add(TOKEN)
-        yield server
+@pytest.fixture(autouse=True)
+def token(hub: HubServer) -> None:
+    hub.tokens.add(TOKEN)
 
 
 @pytest.mark.reliability("S-29")

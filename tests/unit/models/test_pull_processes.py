@@ -137,6 +137,17 @@ def test_control_c_ends_soon_and_keeps_what_came(hub: HubServer, home: Path, sta
     assert stored_right()
 
 
+@pytest.mark.reliability("F-08")
+def test_control_c_ends_a_listing_that_does_not_come(hub: HubServer, home: Path) -> None:
+    hub.faults.listing_stall = True
+    process = start("org/tiny", environment(home, hub.url), download_timeout=60.0)
+    until(lambda: bool(hub.requests))
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    assert end(process).status != 0
+    assert time.monotonic() - asked < 3.0
+
+
 @pytest.mark.reliability("S-29")
 def test_a_token_is_in_no_argument_output_or_file(hub: HubServer, home: Path) -> None:
     hub.add_repo("org/gated", FILES, gated=True)

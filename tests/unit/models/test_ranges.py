@@ -6,6 +6,8 @@ import contextlib
 import json
 import random
 import struct
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,10 @@ from typing import Any
 import pytest
 
 from openllm.config.download import DownloadOptions
-from openllm.errors import ModelFileError, OpenLLMError
+from openllm.errors import ModelFetchError, ModelFileError, OpenLLMError
 from openllm.models.facts import ModelFacts, facts_by_ranges, facts_of, facts_of_remote
 from openllm.models.hub import inspect, wanted
-from openllm.models.ranges import HEAD_BYTES, RangeFile
+from openllm.models.ranges import HEAD_BYTES, MAX_FILES, PARALLEL, RangeFile
 from openllm.models.ref import parse_ref
 from openllm.types import LocalModel
 from tests.hub_server import HubServer
@@ -81,6 +83,44 @@ def test_shards_are_judged_by_their_headers(tmp_path: Path) -> None:
     fetched = sum(length for _, _, length in server.asked)
     assert fetched < 2 * HEAD_BYTES + 10_000
     assert len(server.asked) == len(SHARDS) + 2
+
+
+def shards(count: int) -> dict[str, bytes]:
+    names = [f"model-{number:05d}-of-{count:05d}.safetensors" for number in range(1, count + 1)]
+    files = {name: safetensors({name: ("F32", (1,))}) for name in names}
+    index = {"weight_map": {name: name for name in names}}
+    return {
+        "config.json": json.dumps(CONFIG).encode(),
+        "model.safetensors.index.json": json.dumps(index).encode(),
+        **files,
+    }
+
+
+def test_the_headers_of_many_shards_are_fetched_side_by_side_but_not_all_at_once() -> None:
+    server = Server(shards(40))
+    running: list[int] = []
+    busy, lock = 0, threading.Lock()
+
+    def read(name: str, start: int, length: int) -> bytes:
+        nonlocal busy
+        with lock:
+            busy += 1
+            running.append(busy)
+        time.sleep(0.005)
+        with lock:
+            busy -= 1
+        return server.read(name, start, length)
+
+    sizes = {name: len(content) for name, content in server.files.items()}
+    assert facts_by_ranges("org/tiny", sizes, read).weight_bytes == 40 * 4
+    assert 1 < max(running) <= PARALLEL
+
+
+def test_more_shards_than_any_model_has_are_refused() -> None:
+    server = Server(shards(MAX_FILES + 1))
+    with pytest.raises(ModelFileError, match=f"at most {MAX_FILES}"):
+        server.facts()
+    assert not [name for name, _, _ in server.asked if name.endswith(".safetensors")]
 
 
 def test_a_header_longer_than_the_first_request_is_fetched_whole(tmp_path: Path) -> None:
@@ -159,7 +199,7 @@ def test_damage_anywhere_is_refused_or_harmless() -> None:
 def test_a_server_that_gives_less_than_asked_is_told_off() -> None:
     whole = bytes(build().content)
     source = RangeFile("m.gguf", len(whole), lambda _, start, length: whole[start : start + 7])
-    with pytest.raises(ModelFileError, match=r"m\.gguf gave 7 bytes of \d+"):
+    with pytest.raises(ModelFetchError, match=r"m\.gguf gave 7 bytes of \d+"):
         source.read(100)
     assert source.read(0) == b""
 

@@ -112,6 +112,18 @@ def test_a_class_without_a_source_is_refused(registry: Registry) -> None:
         class Nothing: ...
 
 
+def test_wrong_defaults_are_refused_all_at_once(registry: Registry) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        registry.add_model("x", "org/x", defaults={"temprature": 0.2, "top_k": True, "zzz": 1})
+    assert raised.value.message.splitlines() == [
+        "3 settings are wrong:",
+        "- the model 'x': there is no setting 'temprature'; did you mean 'temperature'",
+        "- the model 'x': there is no setting 'zzz'",
+        "- the model 'x': top_k True must be a whole number, 0 or more",
+    ]
+    assert "x" not in registry
+
+
 def test_a_model_that_means_itself_is_refused(registry: Registry) -> None:
     registry.add_model("one", "two")
     registry.add_model("two", "one")

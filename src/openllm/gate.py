@@ -1,4 +1,4 @@
-"""A bounded first-come queue in front of a model. Knows nothing of models or requests."""
+"""A first-come queue for units of work. Knows nothing of models or requests."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ RETRY_AFTER = 2.0
 
 
 class Gate:
-    """Lets at most `capacity` units of work through; the rest wait in order.
+    """Lets at most a capacity of units through at once; the rest wait in the order of asking.
 
-    A closed gate lets nothing through but keeps those who wait; `open` lets them in.
+    Who asks for many is not overtaken by later ones who ask for few, and who asks for more than
+    the capacity passes alone. A closed gate, as it is at first, lets nobody through but keeps
+    those who wait; `open` lets them in. To be used from one event loop only.
     """
 
-    def __init__(self, max_waiting: int) -> None:
+    def __init__(self, max_waiting: int | None = None) -> None:
+        """`max_waiting`: how many may wait; None lets all who come."""
         self._max_waiting = max_waiting
         self._capacity = 0
         self._running = 0
@@ -27,11 +30,20 @@ class Gate:
 
     @property
     def running(self) -> int:
+        """Units that are held."""
         return self._running
 
     @property
     def waiting(self) -> int:
+        """How many wait, whatever they ask for."""
         return len(self._waiting)
+
+    @property
+    def asked(self) -> int:
+        """Units that are held or waited for."""
+        return self._running + sum(
+            units for future, units in self._waiting if not future.cancelled()
+        )
 
     def open(self, capacity: int) -> None:
         """Let up to `capacity` units run."""
@@ -52,7 +64,15 @@ class Gate:
 
     @asynccontextmanager
     async def passage(self, units: int) -> AsyncIterator[None]:
-        """Hold `units` of the capacity, fewer if that is all there is.
+        """Hold `units` within the block; raises as `acquire` does."""
+        await self.acquire(units)
+        try:
+            yield
+        finally:
+            self.release(units)
+
+    async def acquire(self, units: int) -> None:
+        """Wait for `units`, to be given back by `release`; being cancelled gives the place up.
 
         Raises:
             OverloadedError: Too many wait already.
@@ -61,11 +81,10 @@ class Gate:
             await self._wait(units)
         else:
             self._running += units
-        try:
-            yield
-        finally:
-            self._running -= units
-            self._admit()
+
+    def release(self, units: int) -> None:
+        self._running -= units
+        self._admit()
 
     def _fits(self, units: int) -> bool:
         return self._capacity > 0 and (
@@ -73,7 +92,7 @@ class Gate:
         )
 
     async def _wait(self, units: int) -> None:
-        if len(self._waiting) >= self._max_waiting:
+        if self._max_waiting is not None and len(self._waiting) >= self._max_waiting:
             raise OverloadedError(
                 f"the queue is full: {len(self._waiting)} requests wait already; try again later",
                 retry_after=RETRY_AFTER,

@@ -1,4 +1,4 @@
-"""What is free: the machine's memory, within the limits of the containers around it, and cards."""
+"""What is left here: memory and cores within the limits of the containers around, and cards."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openllm.models import fit_memory
-from openllm.models.fit_memory import free_cards, free_memory
+from openllm import machine
+from openllm.machine import free_cards, free_memory, memory_limit, usable_cores
 
 MIB = 1 << 20
 
@@ -19,8 +19,8 @@ MIB = 1 << 20
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     root = tmp_path / "cgroup"
     root.mkdir()
-    monkeypatch.setattr(fit_memory, "_CGROUPS", root)
-    monkeypatch.setattr(fit_memory, "_OWN_CGROUP", tmp_path / "own")
+    monkeypatch.setattr(machine, "_CGROUPS", root)
+    monkeypatch.setattr(machine, "_OWN_CGROUP", tmp_path / "own")
     return root
 
 
@@ -67,12 +67,24 @@ def test_a_group_that_has_used_more_than_its_limit_has_nothing_left(
     assert free_memory() == 0
 
 
+def test_limits_are_those_of_all_groups_above(groups: Path, tmp_path: Path) -> None:
+    limit(groups / "a", str(300 * MIB), 0)
+    limit(groups / "a" / "b", "max", 0)
+    (groups / "a" / "b" / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "own").write_text("0::/a/b\n")
+    assert memory_limit() == 300 * MIB
+    assert usable_cores() == 0.5
+    (tmp_path / "own").unlink()
+    assert memory_limit() is None
+    assert usable_cores() >= 1
+
+
 def fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     path = folder / "nvidia-smi"
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.setattr(fit_memory, "_DEVICES", (folder,))
+    monkeypatch.setattr(machine, "_DEVICES", (folder,))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +104,7 @@ def test_cards_are_asked_by_nvidia_smi(
     visible: str | None,
     free: tuple[int, ...],
 ) -> None:
-    fake_smi(tmp_path, monkeypatch, "echo 81000; echo 500")
+    fake_smi(tmp_path, monkeypatch, "echo 'H200, 90000, 81000, 1, 9.0'; echo 'H200, 90000, 500'")
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
@@ -100,7 +112,9 @@ def test_cards_are_asked_by_nvidia_smi(
     assert free_cards() == free
 
 
-@pytest.mark.parametrize("script", ["exit 9", "echo failed; exit 1", "echo '[N/A]'"])
+@pytest.mark.parametrize(
+    "script", ["exit 9", "echo failed; exit 1", "echo 'GB10, [N/A], [N/A], 1, 12'"]
+)
 def test_a_driver_that_fails_has_no_cards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str
 ) -> None:
@@ -112,7 +126,7 @@ def test_a_driver_that_fails_has_no_cards(
 def test_a_machine_without_a_card_is_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fit_memory, "_DEVICES", (tmp_path / "none",))
+    monkeypatch.setattr(machine, "_DEVICES", (tmp_path / "none",))
     monkeypatch.setitem(sys.modules, "torch", None)
     assert free_cards() == ()
 
@@ -126,7 +140,7 @@ def test_torch_is_asked_where_nvidia_smi_is_missing(
     )
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(fit_memory, "_DEVICES", (tmp_path,))
+    monkeypatch.setattr(machine, "_DEVICES", (tmp_path,))
     monkeypatch.setitem(sys.modules, "torch", torch)
     assert free_cards() == (0, 10)
     monkeypatch.setitem(sys.modules, "torch", None)

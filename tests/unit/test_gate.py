@@ -1,13 +1,14 @@
-"""The queue in front of a model."""
+"""The queue: in order, whole, and no unit is lost by cancelling."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 
 import pytest
 
 from openllm.errors import EngineUnavailableError, OverloadedError
-from openllm.fleet.gate import Gate
+from openllm.gate import Gate
 
 pytestmark = pytest.mark.anyio
 
@@ -131,3 +132,72 @@ async def test_refuse_fails_everyone_who_waits() -> None:
     with pytest.raises(EngineUnavailableError):
         await task
     assert gate.waiting == 0
+
+
+async def test_units_are_taken_whole_and_counted() -> None:
+    gate = Gate()
+    gate.open(4)
+    await gate.acquire(3)
+    many = asyncio.create_task(gate.acquire(4))
+    await asyncio.sleep(0)
+    few = asyncio.create_task(gate.acquire(1))
+    await asyncio.sleep(0)
+    assert (gate.running, gate.waiting, gate.asked) == (3, 2, 8)
+    gate.release(3)
+    await many
+    assert (gate.running, few.done()) == (4, False)
+    gate.release(4)
+    await few
+    assert (gate.running, gate.waiting, gate.asked) == (1, 0, 1)
+
+
+async def test_cancelling_the_first_who_waits_lets_the_next_go() -> None:
+    gate = Gate()
+    gate.open(2)
+    await gate.acquire(1)
+    first = asyncio.create_task(gate.acquire(2))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(gate.acquire(1))
+    await asyncio.sleep(0)
+    first.cancel()
+    await second
+    assert (gate.running, gate.waiting) == (2, 0)
+
+
+@pytest.mark.parametrize("released_first", [True, False])
+async def test_cancelled_in_the_turn_of_a_release(released_first: bool) -> None:
+    gate = Gate()
+    gate.open(1)
+    await gate.acquire(1)
+    waiter = asyncio.create_task(gate.acquire(1))
+    await asyncio.sleep(0)
+    if released_first:
+        gate.release(1)
+    waiter.cancel()
+    if not released_first:
+        gate.release(1)
+    with pytest.raises(asyncio.CancelledError):
+        await waiter
+    assert (gate.running, gate.asked) == (0, 0)
+
+
+async def test_no_unit_is_lost_whatever_happens() -> None:
+    rng = random.Random(7)
+    gate = Gate()
+    gate.open(5)
+
+    async def use() -> None:
+        async with gate.passage(rng.randint(1, 5)):
+            assert gate.running <= 5
+            for _ in range(rng.randint(0, 3)):
+                await asyncio.sleep(0)
+
+    tasks = [asyncio.create_task(use()) for _ in range(500)]
+    for task in tasks:
+        if rng.random() < 0.5:
+            task.cancel()
+        if rng.random() < 0.5:
+            await asyncio.sleep(0)
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert all(each is None or isinstance(each, asyncio.CancelledError) for each in done)
+    assert (gate.running, gate.asked) == (0, 0)

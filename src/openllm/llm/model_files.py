@@ -1,0 +1,164 @@
+"""All files that a model is loaded from, as its settings want them: its own, and a tokenizer's.
+
+What else than a model's whole folder may be wanted is decided here: no weights where they are made
+up, and a tokenizer that is another model's or of another revision.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
+
+from openllm.config.model import LoadOptions
+from openllm.errors import ConfigurationError
+from openllm.llm.fetching import local_model
+from openllm.models.hub import NO_WEIGHTS
+from openllm.models.locate import expand, find_local, from_store
+from openllm.models.ref import ModelRef, parse_ref
+from openllm.types import LocalModel
+
+if TYPE_CHECKING:
+    from openllm.config.download import DownloadOptions
+    from openllm.llm.fetching import OnProgress
+
+
+def find_files(
+    ref: ModelRef, load: LoadOptions, model: LocalModel | None = None
+) -> LocalModel | None:
+    """Return the model with its tokenizer if all files are on this machine; asks no network.
+
+    Args:
+        ref: As the user typed it.
+        load: Of these, the options of the tokenizer and `load_format` count.
+        model: The model itself, if it was found already.
+
+    Raises:
+        ConfigurationError: A name is unknown, or a tokenizer can not be what the options say.
+        ModelFileError: There is no such file, or the folder holds no model.
+    """
+    model = model or find_local(ref)
+    if _has_its_own(model):
+        return model
+    tokenizer_ref = _tokenizer_ref(ref, load)
+    if model is None and load.load_format == "dummy":
+        model = _settings_here(expand(ref))
+    if model is None or tokenizer_ref is None:
+        return model
+    tokenizer = _tokenizer_here(tokenizer_ref)
+    return None if tokenizer is None else replace(model, tokenizer=tokenizer)
+
+
+def fetch_files(
+    ref: ModelRef,
+    load: LoadOptions,
+    download: DownloadOptions | None = None,
+    *,
+    model: LocalModel | None = None,
+    on_progress: OnProgress | None = None,
+    cancelled: threading.Event | None = None,
+) -> LocalModel:
+    """Return the model with its tokenizer, downloaded where they are not on this machine.
+
+    Blocks; `model` is the model itself, if it was found already, and other arguments and errors
+    are those of `openllm.llm.fetching.local_model`.
+    """
+    meant, here = expand(ref), model or find_local(ref)
+    tokenizer_ref = None if _has_its_own(here) else _tokenizer_ref(ref, load)
+    dummy = load.load_format == "dummy" and _may_lack_weights(meant)
+    if here is None and dummy:
+        model = _settings_here(meant) or _pulled(meant, download, on_progress, cancelled)
+    elif model is None:
+        model = local_model(
+            ref,
+            download,
+            backend=load.backend,
+            trust_remote_code=load.trust_remote_code,
+            on_progress=on_progress,
+            cancelled=cancelled,
+        )
+    if tokenizer_ref is None or _has_its_own(model):
+        return model
+    tokenizer = _tokenizer_here(tokenizer_ref)
+    tokenizer = tokenizer or _pulled(tokenizer_ref, download, on_progress, cancelled)
+    return replace(model, tokenizer=tokenizer)
+
+
+def _has_its_own(model: LocalModel | None) -> bool:
+    """Whether the model's one file holds the tokenizer; options for all models pass over it."""
+    return model is not None and model.format in ("gguf", "script")
+
+
+def _tokenizer_ref(ref: ModelRef, load: LoadOptions) -> ModelRef | None:
+    """Return what the tokenizer is to be taken from; None if it is the model's own."""
+    if load.tokenizer is None and load.tokenizer_revision is None:
+        return None
+    meant = expand(ref if load.tokenizer is None else parse_ref(load.tokenizer))
+    if meant.kind == "url" or meant.file or meant.source.endswith(".gguf"):
+        raise ConfigurationError(
+            f"{meant.source} is a GGUF file, whose tokenizer cannot be taken out of it; give a hub"
+            " id without a file, or a folder",
+            param="tokenizer",
+        )
+    return _of_revision(meant, load) if load.tokenizer_revision is not None else meant
+
+
+def _of_revision(meant: ModelRef, load: LoadOptions) -> ModelRef:
+    if meant.kind != "hub":
+        raise ConfigurationError(
+            f"tokenizer_revision {load.tokenizer_revision!r} is of a repository on the hub, and"
+            f" {meant.source} is a folder; leave it out, or give a hub id as tokenizer",
+            param="tokenizer_revision",
+        )
+    if load.tokenizer is not None and meant.revision:
+        raise ConfigurationError(
+            f"tokenizer {load.tokenizer} and tokenizer_revision {load.tokenizer_revision} both give"
+            " a revision; leave one out",
+            param="tokenizer_revision",
+        )
+    return parse_ref(f"{meant.repo}@{load.tokenizer_revision}")
+
+
+def _tokenizer_here(meant: ModelRef) -> LocalModel | None:
+    """Return the tokenizer if it is on this machine, alone or in a whole model."""
+    if meant.kind == "path":
+        path = os.path.abspath(os.path.expanduser(meant.source))
+        return LocalModel(name=meant.served_name, path=path, format="safetensors")
+    whole = find_local(meant)
+    if whole is not None and whole.format == "safetensors":
+        return whole
+    return _settings_here(meant)
+
+
+def _may_lack_weights(meant: ModelRef) -> bool:
+    """Whether the model is one of many files, so that others are of use without the weights."""
+    return meant.kind == "hub" and not meant.file
+
+
+def _settings_here(meant: ModelRef) -> LocalModel | None:
+    return find_local(replace(meant, file=NO_WEIGHTS)) if _may_lack_weights(meant) else None
+
+
+def _pulled(
+    meant: ModelRef,
+    download: DownloadOptions | None,
+    on_progress: OnProgress | None,
+    cancelled: threading.Event | None,
+) -> LocalModel:
+    """Download what lies beside the weights of a repository."""
+    from openllm.config.download import DownloadOptions
+    from openllm.models.pull import pull
+
+    wanted = replace(meant, file=NO_WEIGHTS)
+    # The hash is that of the weights, which are no part of this.
+    options = (download or DownloadOptions()).model_copy(update={"sha256": None})
+    model = pull(
+        wanted,
+        options,
+        framework=lambda architecture, form: "tokenizer",
+        on_progress=on_progress,
+        cancelled=cancelled,
+    )
+    return from_store(wanted, model)

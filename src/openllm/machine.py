@@ -1,0 +1,167 @@
+"""What this machine has left for models: memory within a container's limits, cores, cards.
+
+Nothing of CUDA is started: asking it would take half a gigabyte of the card.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+_OWN_CGROUP = Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
+_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+_ASKED = "name,memory.total,memory.free,driver_version,compute_cap"
+_SECONDS = 5.0
+
+
+class Card(NamedTuple):
+    """An NVIDIA card; sizes are bytes, None where the driver does not tell."""
+
+    name: str
+    total: int | None
+    free: int | None
+    driver: str
+    capability: str
+
+
+def total_memory() -> int:
+    """Return the bytes of the machine's memory, whatever limits there are."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
+def memory_limit() -> int | None:
+    """Return the bytes that control groups allow this process and its kin; None if all."""
+    limit = min((group.limit for group in _limited_groups()), default=None)
+    return None if limit is None or limit >= total_memory() else limit
+
+
+def free_memory() -> int:
+    """Return the bytes that programs can still take without swapping, or the container's rest."""
+    import psutil
+
+    left = (group.left for group in _limited_groups())
+    return min((int(psutil.virtual_memory().available), *left))
+
+
+def usable_cores() -> float:
+    """Return the cores that the scheduler and a container's quota leave to this process."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = float(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    for folder in _groups():
+        quota, _, period = _read(folder / "cpu.max").partition(" ")
+        if quota.isdigit() and period.isdigit():
+            cores = min(cores, int(quota) / int(period))
+    return round(cores, 2)
+
+
+def free_cards() -> tuple[int, ...]:
+    """Return the free bytes of each NVIDIA card this process may use; () where there is none.
+
+    Where a card is there and nvidia-smi is not, torch is asked if it is installed.
+    """
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()
+    if visible in ("", "-1") or not any(path.exists() for path in _DEVICES):
+        return ()
+    smi = shutil.which("nvidia-smi")
+    if smi is None:
+        return _by_torch()
+    try:
+        cards = nvidia_cards(smi)
+    except OSError:
+        return ()
+    chosen = [int(each) for each in visible.split(",") if each.strip().isdigit()]
+    if chosen:
+        cards = tuple(cards[each] for each in chosen if each < len(cards))
+    return tuple(card.free for card in cards if card.free is not None)
+
+
+def nvidia_cards(smi: str, seconds: float = _SECONDS) -> tuple[Card, ...]:
+    """Return the cards that nvidia-smi, a program at the path `smi`, lists.
+
+    Raises:
+        OSError: It fails, or does not answer within `seconds`.
+    """
+    command = [smi, f"--query-gpu={_ASKED}", "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(  # noqa: S603
+            command,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise TimeoutError(f"nvidia-smi does not answer within {seconds:g} s") from None
+    if done.returncode:
+        raise OSError(f"nvidia-smi fails: {(done.stdout or done.stderr).strip()}")
+    return tuple(_card(line) for line in done.stdout.splitlines() if line.strip())
+
+
+class _Group(NamedTuple):
+    """What a control group allows, and what is left of it; files' pages can go."""
+
+    limit: int
+    left: int
+
+
+def _limited_groups() -> Iterator[_Group]:
+    """Yield the control groups around this process that limit its memory."""
+    for folder in _groups():
+        limit, used = _read(folder / "memory.max"), _read(folder / "memory.current")
+        name = "inactive_file"
+        if not limit:  # The older kind.
+            limit = _read(folder / "memory.limit_in_bytes")
+            used = _read(folder / "memory.usage_in_bytes")
+            name = "total_inactive_file"
+        if limit.isdigit():
+            pages = re.search(rf"^{name} (\d+)$", _read(folder / "memory.stat"), re.MULTILINE)
+            left = int(limit) - int(used or 0) + (int(pages[1]) if pages else 0)
+            yield _Group(int(limit), max(0, left))
+
+
+def _groups() -> Iterator[Path]:
+    """Yield the folder of this process's control group and of those above it."""
+    lines = [line.split(":", 2) for line in _read(_OWN_CGROUP).splitlines()]
+    for _, controllers, path in (line for line in lines if len(line) == 3):
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        root = _CGROUPS / "memory" if controllers else _CGROUPS
+        parts = [part for part in path.split("/") if part and part != ".."]
+        for count in range(len(parts), -1, -1):
+            yield root.joinpath(*parts[:count])
+
+
+def _card(line: str) -> Card:
+    name, total, free, driver, capability = (
+        part.strip() for part in [*line.split(","), "", "", "", ""][:5]
+    )
+    return Card(name, _of_mib(total), _of_mib(free), driver, capability)
+
+
+def _of_mib(text: str) -> int | None:
+    return int(text) << 20 if text.isdigit() else None
+
+
+def _by_torch() -> tuple[int, ...]:
+    try:
+        import torch
+    except ImportError:
+        return ()
+    count = torch.cuda.device_count()
+    return tuple(int(torch.cuda.mem_get_info(card)[0]) for card in range(count))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace").strip()
+    except OSError:
+        return ""

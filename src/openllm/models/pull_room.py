@@ -1,0 +1,71 @@
+"""Room for a download: on the disk, and within the quota of the store."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from openllm.errors import ModelFetchError
+from openllm.models import store
+from openllm.sizes import size_text
+
+if TYPE_CHECKING:
+    from openllm.models.pull_plan import Plan
+
+SPARE = 16 << 20
+"""Bytes that stay free on the disk."""
+_STEP = 16 << 20
+"""Bytes of a file of unknown length after which the room is looked at again."""
+
+
+class Room:
+    """What one download may still take."""
+
+    def __init__(self, plan: Plan, folder: Path) -> None:
+        self._plan = plan
+        self._folder = folder
+        self._next = _STEP
+        self._lock = threading.Lock()
+
+    def check(self, total: int) -> None:
+        """Make room within the quota for a model of `total` bytes.
+
+        Raises:
+            ModelFetchError: There is none, on the disk or within the quota.
+        """
+        source, folder = self._plan.remote.source, self._folder
+        quota = self._plan.options.store_quota
+        if quota is not None:
+            used = store.collect(quota=quota - total).used
+            if used + total > quota:
+                raise ModelFetchError(
+                    f"{source} needs {size_text(total)}; the quota of {size_text(quota)} has"
+                    f" {size_text(max(quota - used, 0))} left beside models that are in use: raise"
+                    " --store-quota"
+                )
+        need = max(total - arrived(folder), 0) + SPARE
+        free = shutil.disk_usage(folder).free
+        if need > free:
+            raise ModelFetchError(
+                f"{source} needs {size_text(need - SPARE)} more, and {folder.parent} has"
+                f" {size_text(free)} free, of which {size_text(SPARE)} are to stay so; make room"
+                " (`openllm gc`, `openllm rm`) or set BENTOML_HOME to another disk"
+            )
+
+    def check_growth(self, done: int) -> None:
+        """Check again now that there are `done` bytes of a file whose length was not told."""
+        if done < self._next:
+            return
+        with self._lock:
+            self._next = done + _STEP
+        self.check(max(self._plan.known, done + _STEP))
+
+
+def arrived(folder: Path) -> int:
+    """Return the bytes of a model that are here already."""
+    try:
+        return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+    except OSError:
+        return 0  # Just moved into the store.

@@ -1,0 +1,1 @@
+"""The messages of the gRPC API; `make proto` writes the module from the .proto file."""

@@ -1,0 +1,35 @@
+"""`openllm.LLM`: options that its engine does not have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import openllm
+from openllm.config.download import DownloadOptions
+from openllm.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"enforce_eager": True}, {"gpu_memory_utilization": 0.5}, {"dtype": "half"}],
+)
+def test_they_are_refused(options: dict[str, Any]) -> None:
+    (name,) = options
+    told = f"'demo' runs on llamacpp, which has no {name}; leave it out, or give it to models"
+    with pytest.raises(ConfigurationError, match=told) as raised:
+        openllm.LLM("demo", **options)
+    assert raised.value.param == name
+
+
+def test_those_it_has_and_defaults_are_taken() -> None:
+    llm = openllm.LLM("demo", max_model_len=64, threads=1, enforce_eager=False, dtype="auto")
+    assert llm.config.load.context_length == 64
+
+
+def test_a_revision_is_of_the_hub() -> None:
+    download = DownloadOptions(revision="v1")
+    assert str(openllm.LLM("org/name", download=download)._source._ref) == "name=org/name@v1"
+    with pytest.raises(ConfigurationError, match="'demo' is on this machine and has no revisions"):
+        openllm.LLM("demo", download=download)

@@ -1,0 +1,162 @@
+"""Files by their URLs, from servers that tell more or less of them."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from openllm.config.download import DownloadOptions
+from openllm.errors import ModelFetchError, ModelNotFoundError
+from openllm.models import store, transfer_http
+from openllm.models.pull import Progress
+from openllm.models.transfer_http import Session, measure
+from tests.hub_server import HubServer
+from tests.unit.models.pulls import MB, SIZE, WEIGHTS, fetch, right
+
+
+@pytest.mark.spec("S1-40")
+def test_a_url_is_stored_by_the_hash_of_its_content(hub: HubServer) -> None:
+    url = hub.add_file("files/some-model.gguf", WEIGHTS)
+    model = fetch(hub, url)
+    assert model.tag == f"pt-some-model:{hashlib.sha256(WEIGHTS).hexdigest()[:16]}"
+    assert model.source == url
+    assert right(model, "some-model.gguf")
+
+
+@pytest.mark.reliability("F-08")
+def test_a_url_whose_content_changes_meanwhile_is_never_mixed(hub: HubServer) -> None:
+    url = hub.add_file("files/x.gguf", WEIGHTS)
+    other = WEIGHTS[::-1]
+    hub.faults.close_after = MB
+
+    def change(progress: Progress) -> None:
+        if progress.done > 0:
+            hub.add_file("files/x.gguf", other)
+
+    with pytest.raises(ModelFetchError):
+        fetch(hub, url, on_progress=change)
+    hub.faults.clear()
+    assert right(fetch(hub, url), "x.gguf", other)
+
+
+@pytest.mark.reliability("S-30")
+def test_a_url_without_a_length_is_bounded_by_the_disk(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = hub.add_file("files/x.gguf", b"GGUF" + bytes(100))
+    usage = shutil.disk_usage("/")
+    few = usage._replace(free=40 * MB)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: few)
+    hub.faults.endless = True
+    with pytest.raises(ModelFetchError):
+        fetch(hub, url)
+    assert hub.body_bytes < 60 * MB
+
+
+@pytest.mark.spec("S3-09")
+@pytest.mark.parametrize("status", [403, 404, 405, 501])
+def test_a_server_without_head_is_asked_for_the_first_byte(hub: HubServer, status: int) -> None:
+    url = hub.add_file("files/x.gguf", WEIGHTS)
+    hub.faults.head_status = status
+    seen: list[Progress] = []
+    assert right(fetch(hub, url, on_progress=seen.append), "x.gguf")
+    assert hub.body_bytes == len(WEIGHTS) + 1
+    assert {each.total for each in seen if each.phase == "downloading"} == {len(WEIGHTS)}
+
+
+def test_what_is_not_there_is_said_by_the_answer_to_get(hub: HubServer) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"files/none\.gguf"):
+        fetch(hub, f"{hub.url}/files/none.gguf")
+    assert [each.method for each in hub.requests] == ["HEAD", "GET"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{}, {"ignore_range": True}, {"no_etag": True}, {"reset_every": MB, "times": 2}],
+    ids=lambda fault: "-".join(fault) or "none",
+)
+def test_a_file_whose_length_nobody_tells(hub: HubServer, fault: dict[str, Any]) -> None:
+    url = hub.add_file("files/x.gguf", WEIGHTS)
+    hub.faults.__dict__.update({"no_length": True, **fault})
+    seen: list[Progress] = []
+    assert right(fetch(hub, url, on_progress=seen.append), "x.gguf")
+    assert {each.total for each in seen if each.phase == "downloading"} == {0}
+    assert seen[-1].total == len(WEIGHTS)
+
+
+@pytest.mark.reliability("F-08")
+def test_what_is_left_of_a_file_that_nothing_identifies_is_not_gone_on_with(hub: HubServer) -> None:
+    url = hub.add_file("files/x.gguf", WEIGHTS)
+    hub.faults.no_length = hub.faults.no_etag = True
+    hub.faults.reset_every = 2 * MB
+    with pytest.raises(ModelFetchError):
+        fetch(hub, url, download_retries=0)
+    hub.faults.reset_every = None
+    other = WEIGHTS[::-1]
+    hub.add_file("files/x.gguf", other)
+    assert right(fetch(hub, url), "x.gguf", other)
+
+
+@pytest.mark.reliability("F-07", "S-30")
+def test_a_file_without_a_length_leaves_room_on_the_disk(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = hub.add_file("files/x.gguf", b"GGUF" + bytes(100))
+    hub.faults.no_length = hub.faults.endless = True
+    usage = shutil.disk_usage("/")
+
+    def filling(folder: Path) -> Any:
+        here = sum(each.stat().st_size for each in folder.rglob("*") if each.is_file())
+        return usage._replace(free=64 * MB - here)
+
+    monkeypatch.setattr(shutil, "disk_usage", filling)
+    with pytest.raises(ModelFetchError, match="free"):
+        fetch(hub, url)
+    assert store.stored() == ()
+    assert hub.body_bytes < 64 * MB
+
+
+@pytest.mark.reliability("F-07", "S-30")
+def test_a_file_without_a_length_stays_within_the_quota(hub: HubServer) -> None:
+    url = hub.add_file("files/x.gguf", b"GGUF" + bytes(100))
+    hub.faults.no_length = hub.faults.endless = True
+    with pytest.raises(ModelFetchError, match="quota"):
+        fetch(hub, url, store_quota=24 * MB)
+    assert hub.body_bytes < 64 * MB
+
+
+def test_lengths_that_a_listing_leaves_out_are_asked_for(hub: HubServer) -> None:
+    hub.faults.listing_without_hashes = True
+    seen: list[Progress] = []
+    assert right(fetch(hub, on_progress=seen.append))
+    assert {each.total for each in seen if each.phase == "downloading"} == {SIZE}
+
+
+@pytest.mark.reliability("S-30")
+@pytest.mark.parametrize("length", ["-1", "\u00b2", "1e3", "9" * 5000, "", "0x10", "7, 7"])
+def test_a_length_that_is_none_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch, home: Path, length: str
+) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        part = [(b"content-range", b"bytes 0-0/" + length.encode("latin-1"))]
+        whole = [(b"content-length", length.encode("latin-1"))]
+        get = request.method == "GET"
+        return httpx2.Response(206 if get else 200, headers=part if get else whole)
+
+    transport = httpx2.MockTransport(answer)
+    monkeypatch.setattr(transfer_http.httpx2, "Client", partial(httpx2.Client, transport=transport))
+    with Session(DownloadOptions(download_retries=0), "http://host") as session:
+        assert measure(session, "http://host/x.gguf") == (-1, "")
+
+
+@pytest.mark.parametrize("wait", ["\u00b2", "9" * 5000, "soon", "-5"])
+def test_a_wait_that_is_none_is_not_kept(hub: HubServer, wait: str) -> None:
+    hub.faults.listing_status, hub.faults.listing_times = 503, 1
+    hub.faults.retry_after = wait
+    assert right(fetch(hub))
