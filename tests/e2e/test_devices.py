@@ -56,4 +56,4 @@ def test_an_engine_without_devices_ends_the_start(tmp_path: Path) -> None:
     script.write_text('{"default": {"reply": "one two"}}')
     done = run("start", f"demo,{script}", "--device", "talk:cpu", "--port", "0")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "'talk' runs on scripted, which has no device; leave it out" in done.stderr
+    assert "'talk' runs on scripted, which has no option 'device'; leave it out" in done.stderr

@@ -88,10 +88,11 @@ def not_heeded(engines: Mapping[str, str], option: str) -> ConfigurationError:
         option: A field of `LoadOptions`.
     """
     runs = ", ".join(f"{name!r} runs on {engine}" for name, engine in engines.items())
-    having = engines_with(option)
+    verb = "has" if len(engines) == 1 else "have"
+    having = " or ".join(engines_with(option))
     return ConfigurationError(
-        f"{runs}, which {'has' if len(engines) == 1 else 'have'} no {option}; leave it out, or give"
-        f" it to models that run on {' or '.join(having)}",
+        f"{runs}, which {verb} no option {option!r}; leave it out, or give it to models that run"
+        f" on {having}",
         param=option,
     )
 

@@ -39,7 +39,9 @@ def refusal(*models: str, **options: Any) -> str:
 def test_what_llamacpp_lacks_is_refused(option: str) -> None:
     told = refusal(**{option: OPTIONS[option]})
     flag = option.replace("_", "-")
-    assert told.startswith(f"--{flag}: 'demo' runs on llamacpp, which has no {option}; leave it")
+    assert told.startswith(
+        f"--{flag}: 'demo' runs on llamacpp, which has no option {option!r}; leave it"
+    )
     assert "run on vllm" in told
     assert ("torch" in told) == (option not in [*list(OPTIONS)[3:5], "engine_arg"])
 
@@ -73,7 +75,7 @@ def test_one_for_all_holds_for_those_that_have_it(tmp_path: Path) -> None:
     told = refusal(two, enforce_eager="true")
     assert told == (
         "--enforce-eager: 'demo' runs on llamacpp, 'two' runs on scripted, which have no"
-        " enforce_eager; leave it out, or give it to models that run on vllm"
+        " option 'enforce_eager'; leave it out, or give it to models that run on vllm"
     )
 
 
@@ -86,14 +88,16 @@ def test_a_tokenizer_for_all_passes_over_files_that_hold_one(
     assert check(found).missing == ()
     tokenizers = [each.tokenizer and each.tokenizer.path for each in fetch(found)]
     assert tokenizers == [None, str(DEMO / "safetensors"), None]
-    assert "has no tokenizer_revision; leave it out" in refusal(tokenizer_revision="v1")
+    assert "has no option 'tokenizer_revision'; leave it out" in refusal(tokenizer_revision="v1")
 
 
 def test_one_for_all_that_the_others_replace_is_refused(tmp_path: Path) -> None:
     """What is for all here reaches the scripted model only, which has no use for it."""
     two = f"demo,two={_script(tmp_path)}"
     told = refusal(two, gpu_layers=1, **{"demo.gpu_layers": 2})
-    assert told.startswith("--gpu-layers: 'two' runs on scripted, which has no gpu_layers;")
+    assert told.startswith(
+        "--gpu-layers: 'two' runs on scripted, which has no option 'gpu_layers';"
+    )
 
 
 def test_nothing_is_said_of_a_model_that_is_not_here_yet() -> None:

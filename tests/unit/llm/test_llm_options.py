@@ -17,7 +17,9 @@ from openllm.errors import ConfigurationError
 )
 def test_they_are_refused(options: dict[str, Any]) -> None:
     (name,) = options
-    told = f"'demo' runs on llamacpp, which has no {name}; leave it out, or give it to models"
+    told = (
+        f"'demo' runs on llamacpp, which has no option {name!r}; leave it out, or give it to models"
+    )
     with pytest.raises(ConfigurationError, match=told) as raised:
         openllm.LLM("demo", **options)
     assert raised.value.param == name
