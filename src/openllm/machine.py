@@ -9,14 +9,14 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
 _DEVICES = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
-_ASKED = "name,memory.total,memory.free,driver_version,compute_cap"
+_ASKED = "name,memory.total,memory.free,driver_version,compute_cap,uuid"
 _SECONDS = 5.0
 
 
@@ -28,6 +28,7 @@ class Card(NamedTuple):
     free: int | None
     driver: str
     capability: str
+    uuid: str
 
 
 def total_memory() -> int:
@@ -67,8 +68,9 @@ def free_cards() -> tuple[int, ...]:
 
     Where a card is there and nvidia-smi is not, torch is asked if it is installed.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip()
-    if visible in ("", "-1") or not any(path.exists() for path in _DEVICES):
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    hidden = visible is not None and visible.strip() in ("", "-1")
+    if hidden or not any(path.exists() for path in _DEVICES):
         return ()
     smi = shutil.which("nvidia-smi")
     if smi is None:
@@ -77,9 +79,8 @@ def free_cards() -> tuple[int, ...]:
         cards = nvidia_cards(smi)
     except OSError:
         return ()
-    chosen = [int(each) for each in visible.split(",") if each.strip().isdigit()]
-    if chosen:
-        cards = tuple(cards[each] for each in chosen if each < len(cards))
+    if visible is not None:
+        cards = tuple(_visible(cards, visible))
     return tuple(card.free for card in cards if card.free is not None)
 
 
@@ -104,6 +105,22 @@ def nvidia_cards(smi: str, seconds: float = _SECONDS) -> tuple[Card, ...]:
     if done.returncode:
         raise OSError(f"nvidia-smi fails: {(done.stdout or done.stderr).strip()}")
     return tuple(_card(line) for line in done.stdout.splitlines() if line.strip())
+
+
+def _visible(cards: Sequence[Card], listed: str) -> Iterator[Card]:
+    """Yield what CUDA shows for a list of numbers and of beginnings of UUIDs.
+
+    As with CUDA the list ends at what is no card. So does it at a part of a card (MIG-...), of
+    which nvidia-smi does not tell what is free.
+    """
+    for each in map(str.strip, listed.split(",")):
+        if each.isdecimal():
+            found = cards[int(each) : int(each) + 1]
+        else:
+            found = [card for card in cards if each and card.uuid.startswith(each)]
+        if len(found) != 1:
+            return
+        yield found[0]
 
 
 class _Group(NamedTuple):
@@ -141,10 +158,10 @@ def _groups() -> Iterator[Path]:
 
 
 def _card(line: str) -> Card:
-    name, total, free, driver, capability = (
-        part.strip() for part in [*line.split(","), "", "", "", ""][:5]
+    name, total, free, driver, capability, uuid = (
+        part.strip() for part in [*line.split(","), *[""] * 5][:6]
     )
-    return Card(name, _of_mib(total), _of_mib(free), driver, capability)
+    return Card(name, _of_mib(total), _of_mib(free), driver, capability, uuid)
 
 
 def _of_mib(text: str) -> int | None:

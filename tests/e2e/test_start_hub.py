@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import openllm
-from tests.e2e.server_process import run, serving
+from openllm.models.store import stored
+from tests.e2e.server_process import COMMAND, run, serving
 from tests.hub_server import HubServer
 from tests.unit.models.gguf_bytes import wide_model
 
@@ -39,6 +43,42 @@ def test_the_second_start_makes_no_network_call(
         assert done.returncode == 2
         assert "Did you mean 'llama'" in done.stderr
         assert hub.requests == []
+
+
+@pytest.mark.spec("S0-08", "S0-09")
+@pytest.mark.reliability("F-08")
+def test_killed_twice_and_cut_off_it_serves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
+    with HubServer({"org/tiny": {"demo-q8_0.gguf": GGUF}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.faults.rate = len(GGUF) // 4
+        kill_once(lambda: hub.body_bytes > len(GGUF) // 2)
+        assert stored() == ()
+        hub.faults.clear()
+        kill_once(lambda: bool(stored()))
+        assert hub.body_bytes < 1.25 * len(GGUF)
+    with serving("org/tiny") as server:
+        answer = server.post("/v1/completions", {"prompt": "Once", "max_tokens": 2})
+        assert answer.json()["usage"]["completion_tokens"] == 2
+
+
+def kill_once(reached: Callable[[], bool]) -> None:
+    """Start a server of the hub's model and kill it at the moment that `reached` tells."""
+    process = subprocess.Popen(
+        [*COMMAND, "start", "org/tiny", "--port", "0"], stdout=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not reached():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
 
 
 @pytest.mark.spec("S3-01")

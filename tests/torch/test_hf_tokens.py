@@ -358,7 +358,7 @@ def test_two_threads_do_not_share_the_switch() -> None:
     assert not wrong
 
 
-def test_a_large_vocabulary_takes_less_than_a_second() -> None:
+def test_a_large_vocabulary_is_read_in_linear_time() -> None:
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     triples = islice(product(alphabet, repeat=3), 150_000)
     vocabulary = {token: at for at, token in enumerate([*alphabet, *map("".join, triples)])}
@@ -369,5 +369,5 @@ def test_a_large_vocabulary_takes_less_than_a_second() -> None:
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
     begin = time.process_time()
     table = TokenTable(fast)
-    assert time.process_time() - begin < 1.0
+    assert time.process_time() - begin < 20.0  # It takes half a second; with squares, minutes.
     assert len(table) == len(vocabulary) + 6000 > 150_000

@@ -112,6 +112,34 @@ def test_cards_are_asked_by_nvidia_smi(
     assert free_cards() == free
 
 
+TWINS = "echo 'H200, 9, 8, 1, 9.0, GPU-aa11-22'; echo 'H200, 9, 5, 1, 9.0, GPU-ab33-44'"
+
+
+@pytest.mark.parametrize(
+    ("visible", "free"),
+    [
+        ("GPU-ab33-44", (5 * MIB,)),
+        ("GPU-ab", (5 * MIB,)),
+        ("GPU-ab,GPU-aa", (5 * MIB, 8 * MIB)),
+        ("1, GPU-aa", (5 * MIB, 8 * MIB)),
+        ("GPU-a", ()),
+        ("GPU-cc", ()),
+        ("MIG-GPU-aa11-22/1/0", ()),
+        ("MIG-5c2f", ()),
+        ("0,MIG-5c2f,1", (8 * MIB,)),
+        ("0,-1,1", (8 * MIB,)),
+        ("0,7,1", (8 * MIB,)),
+        (",", ()),
+    ],
+)
+def test_cards_are_chosen_as_cuda_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, free: tuple[int, ...]
+) -> None:
+    fake_smi(tmp_path, monkeypatch, TWINS)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert free_cards() == free
+
+
 @pytest.mark.parametrize(
     "script", ["exit 9", "echo failed; exit 1", "echo 'GB10, [N/A], [N/A], 1, 12'"]
 )

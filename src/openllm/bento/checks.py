@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from openllm.bento.grpc_process import check_grpc
@@ -19,7 +19,7 @@ from openllm.bento.tls import create_tls
 from openllm.config.effective import Configuration, Entry, Setting
 from openllm.config.explain import together
 from openllm.errors import ConfigurationError, OpenLLMError
-from openllm.llm.model_files import fetch_files, find_files
+from openllm.llm.model_files import fetch_files, find_files, keep, keep_here
 from openllm.llm.preprompt import preprompt_text
 from openllm.models.ref import parse_ref
 from openllm.types import LocalModel
@@ -53,10 +53,30 @@ def check(configuration: Configuration) -> Checked:
     from openllm.server.guard import Guard
 
     mistakes = _Mistakes()
+    tls: SSLContext | None = None
+    missing = _missing(configuration.entries, mistakes)
+    with mistakes.of(configuration.settings):
+        check_grpc(configuration.server)
+    with mistakes.of(configuration.settings):
+        tls = create_tls(configuration.server)
+    with mistakes.of(configuration.settings):
+        Guard(_nobody, configuration.server)
+    mistakes.tell()
+    return Checked(tls, missing)
+
+
+def wrong_models(entries: Sequence[Entry]) -> list[str]:
+    """Return what `check` finds wrong with the settings of these models."""
+    mistakes = _Mistakes()
+    _missing(entries, mistakes)
+    return mistakes.wrong
+
+
+def _missing(entries: Sequence[Entry], mistakes: _Mistakes) -> tuple[Entry, ...]:
+    """Return the models that are not here; checks all others."""
     missing: list[Entry] = []
     here: dict[str, LocalModel] = {}
-    tls: SSLContext | None = None
-    for entry in configuration.entries:
+    for entry in entries:
         with mistakes.of(entry.settings):
             preprompt_text(entry.config.defaults.prompt)
         with mistakes.of(entry.settings):
@@ -66,15 +86,8 @@ def check(configuration: Configuration) -> Checked:
             else:
                 check_models([found], entry.config)
                 here[entry.name] = found
-    mistakes.add(unheeded_options(configuration.entries, here))
-    with mistakes.of(configuration.settings):
-        check_grpc(configuration.server)
-    with mistakes.of(configuration.settings):
-        tls = create_tls(configuration.server)
-    with mistakes.of(configuration.settings):
-        Guard(_nobody, configuration.server)
-    mistakes.tell()
-    return Checked(tls, tuple(missing))
+    mistakes.add(unheeded_options(entries, here))
+    return tuple(missing)
 
 
 def warn_if_open(settings: ServerSettings) -> None:
@@ -100,7 +113,25 @@ def fetch(
     Raises:
         OpenLLMError: A download failed, or what came cannot be used.
     """
-    return tuple(_fetched(entry, on_progress, cancelled) for entry in configuration.entries)
+    return tuple(fetch_each(configuration, on_progress, cancelled))
+
+
+def fetch_each(
+    configuration: Configuration,
+    on_progress: OnProgress | None = None,
+    cancelled: threading.Event | None = None,
+) -> Iterator[LocalModel]:
+    """Yield the models as `fetch` does, each once it is here.
+
+    None of them makes room for another: until the last is here, all are kept in the store.
+    """
+    with ExitStack() as kept:
+        for entry in configuration.entries:
+            kept.enter_context(keep_here(parse_ref(entry.text), entry.config.load))
+        for entry in configuration.entries:
+            model = _fetched(entry, on_progress, cancelled)
+            kept.enter_context(keep(model))
+            yield model
 
 
 def _fetched(
@@ -119,7 +150,7 @@ class _Mistakes:
     """Gathers errors; those of settings are told together."""
 
     def __init__(self) -> None:
-        self._wrong: list[str] = []
+        self.wrong: list[str] = []
         self._others: list[OpenLLMError] = []
 
     @contextmanager
@@ -127,16 +158,16 @@ class _Mistakes:
         try:
             yield
         except ConfigurationError as error:
-            self._wrong.append(blame(error, settings))
+            self.wrong.append(blame(error, settings))
         except OpenLLMError as error:
             self._others.append(error)
 
     def add(self, wrong: Iterable[str]) -> None:
-        self._wrong += wrong
+        self.wrong += wrong
 
     def tell(self) -> None:
-        if self._wrong:
-            raise ConfigurationError(together(self._wrong))
+        if self.wrong:
+            raise ConfigurationError(together(self.wrong))
         if self._others:
             raise self._others[0]
 

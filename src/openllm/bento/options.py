@@ -11,11 +11,11 @@ from typing import NamedTuple
 from openllm.config.effective import Configuration, Entry, Named, Setting, configure
 from openllm.config.environment import CONFIGURATION, MODELS, RESERVED, read_environment
 from openllm.config.explain import together
-from openllm.config.fields import PREFIX, flag, model_key
+from openllm.config.fields import PREFIX, flag
 from openllm.config.flags import read_flags
 from openllm.config.models_dir import using_models_dir
 from openllm.config.scope import misplaced
-from openllm.config.sources import Layer, put
+from openllm.config.sources import Layer, model_key, put
 from openllm.config.yaml_file import NOTHING, Document, is_configuration, read_document
 from openllm.errors import ConfigurationError, OpenLLMError
 
@@ -64,7 +64,14 @@ def read_configuration(
             read_environment(environ, started, _other_names(environ, document), mistakes),
             _layer(document, mistakes),
         )
-        return _at_revisions(configure(named, layers, mistakes))
+        found = _at_revisions(configure(named, layers, mistakes), named, mistakes)
+        if mistakes:
+            from openllm.bento.checks import wrong_models  # Which itself needs `blame`.
+
+            known = {each.name for each in named if each.known}
+            mistakes += wrong_models([each for each in found.entries if each.name in known])
+            raise ConfigurationError(together(mistakes))
+        return found
 
 
 def blame(error: OpenLLMError, settings: Mapping[str, Setting]) -> str:
@@ -91,18 +98,18 @@ def _models_dir(
     return None
 
 
-def _at_revisions(configuration: Configuration) -> Configuration:
-    """Return the configuration with the option `revision` in the names of its models.
-
-    Raises:
-        ConfigurationError: A model has no revisions; the message names all of them.
-    """
+def _at_revisions(
+    configuration: Configuration, named: Sequence[Named], mistakes: list[str]
+) -> Configuration:
+    """Return the configuration with the option `revision` in the names of its models."""
     entries = configuration.entries
     refused: dict[str, ConfigurationError] = {}
-    revised = tuple(_at_revision(entry, refused) for entry in entries)
+    revised = tuple(
+        _at_revision(entry, refused) if each.known else entry
+        for entry, each in zip(entries, named, strict=True)
+    )
     wrong = [each[0] for each in misplaced(entries, "revision", refused)]
-    if wrong:
-        raise ConfigurationError(together(blame(refused[e.name], e.settings) for e in wrong))
+    mistakes += [blame(refused[each.name], each.settings) for each in wrong]
     return configuration._replace(entries=revised)
 
 
@@ -156,7 +163,7 @@ def _named(asked: _Asked, mistakes: list[str]) -> Named:
         name, defaults = expand(ref).served_name, defaults_of(ref)
     except OpenLLMError as error:
         mistakes.append(_located(error, asked.origin))
-        return Named(asked.text, asked.text)
+        return Named(asked.text, asked.text, known=False)
     return Named(asked.text, name, defaults, f"family {ref.source}")
 
 

@@ -19,7 +19,7 @@ from openllm.llm.preprompt import preprompt_text
 from openllm.machine import free_cards, free_memory
 from openllm.models.facts import ModelFacts, facts_of
 from openllm.models.facts_ahead import facts_ahead
-from openllm.models.fit import ENGINES, SERVER_BYTES, Need, Place, least_need, need, use_of
+from openllm.models.fit import ENGINES, SERVER_BYTES, Need, cards_of, least_need, need, use_of
 from openllm.models.layouts import check_files
 from openllm.models.locate import expand, find_local
 from openllm.models.ref import parse_ref
@@ -52,10 +52,14 @@ def check_models(models: Sequence[LocalModel], config: ModelConfig) -> None:
 
 
 class _Claim(NamedTuple):
-    """What one model takes at least, and how much of it is beyond doubt."""
+    """What one model takes at least, and how much of it is beyond doubt.
+
+    Attributes:
+        cards: Numbers of the cards that it may fill; () where the processor computes.
+    """
 
     name: str
-    place: Place
+    cards: tuple[int, ...]
     need: Need
     sure: int
 
@@ -72,6 +76,7 @@ def check_memory(models: Sequence[tuple[LocalModel, LoadOptions]], *, warned: bo
 
     Raises:
         OutOfMemoryError: They cannot fit; says what each needs and what is free.
+        ConfigurationError: A model's device is a card that is not here.
         ModelFileError: A file is damaged.
     """
     cards = free_cards()
@@ -148,15 +153,17 @@ def _claim(
     overhead = 0.0 if use.place == "gpu" else SURE * took.overhead
     weights = 0 if engine == "llamacpp" else took.weights
     sure = weights + took.cache + int(overhead)
-    return _Claim(name, use.place, took, sure)
+    on = cards_of(engine, load, len(cards)) if use.place == "gpu" else ()
+    return _Claim(name, on, took, sure)
 
 
 def _doubt(found: Sequence[_Claim | None], cards: Sequence[int]) -> str:
     """Return what is to be told of these claims together, "" if nothing is."""
     claims = [claim for claim in found if claim is not None]
-    on_cpu = [each for each in claims if each.place == "cpu"]
-    on_cards = [each for each in claims if each.place == "gpu"]
-    doubts = (_compare(on_cpu, free_memory(), SERVER_BYTES), _compare(on_cards, sum(cards), 0))
+    doubts = [_compare([each for each in claims if not each.cards], free_memory(), SERVER_BYTES)]
+    for room in sorted({each.cards for each in claims if each.cards}):
+        within = [each for each in claims if each.cards and set(each.cards) <= set(room)]
+        doubts.append(_compare(within, sum(cards[each] for each in room), 0))
     return "; ".join(filter(None, doubts))
 
 

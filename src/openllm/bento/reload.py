@@ -19,7 +19,7 @@ from openllm.bento.options import blame
 from openllm.bento.preflight import check_memory_ahead
 from openllm.config.effective import Configuration
 from openllm.config.fields import flag
-from openllm.config.models_dir import using_models_dir
+from openllm.config.models_dir import undone_on_failure
 from openllm.config.server import ServerSettings
 from openllm.errors import OpenLLMError
 from openllm.fleet import Fleet, Replaced
@@ -111,7 +111,7 @@ class Reload:
             OpenLLMError: Something is wrong; nothing was changed.
         """
         now = self._now.server
-        with using_models_dir(None):  # What reading sets it to is undone if anything is wrong.
+        with undone_on_failure():  # Reading sets the folder of models.
             wanted = self._read()
             check(wanted)
             new = {name: getattr(wanted.server, name) for name in IN_PLACE}

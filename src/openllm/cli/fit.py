@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from openllm.cli.options import flags_of, given, models_dir_flag
+from openllm.cli.options import field_flags, flags_of, given
 from openllm.config.download import DownloadOptions
-from openllm.config.model import LoadOptions
 
 if TYPE_CHECKING:
     from openllm.config.effective import Entry
+    from openllm.config.model import LoadOptions
     from openllm.models.facts import ModelFacts
     from openllm.models.fit import Fit
 
@@ -29,26 +29,17 @@ class _Row(NamedTuple):
     lacks: str
 
 
-def _help(field: str) -> str | None:
-    return LoadOptions.model_fields[field].description
-
-
 @click.command("fit")
 @click.argument("name", metavar="MODEL")
-@click.option(
-    "--context-length", "--context_length", metavar="INTEGER", help=_help("context_length")
+@field_flags(
+    "context_length",
+    "dtype",
+    max_concurrency="Sequences of full length at once [default: 8 on llamacpp, 1 elsewhere].",
+    backend="This engine only.",
+    device="cpu counts the processor's memory only.",
 )
-@click.option(
-    "--max-concurrency",
-    "--max_concurrency",
-    metavar="INTEGER",
-    help="Sequences of full length at once [default: 8 on llamacpp, 1 elsewhere].",
-)
-@click.option("--backend", metavar="NAME", help="This engine only.")
-@click.option("--dtype", metavar="NAME", help=_help("dtype"))
-@click.option("--device", metavar="DEVICE", help="cpu counts the processor's memory only.")
 @flags_of((DownloadOptions,))
-@models_dir_flag
+@field_flags("models_dir")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def fit(name: str, as_json: bool, **flags: Any) -> None:
     """Say whether MODEL fits the memory that is free, and the largest context that does.
@@ -114,7 +105,7 @@ def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[_Row]
     from openllm.engines import engine_kind, missing_modules
     from openllm.machine import free_cards, free_memory
     from openllm.models.families import why_not
-    from openllm.models.fit import judge, use_of
+    from openllm.models.fit import cards_of, judge, use_of
 
     cards = free_cards()
     load = entry.config.load
@@ -124,9 +115,10 @@ def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[_Row]
             reasons.append(reason)
             continue
         use = use_of(facts, engine, load, cards=bool(cards))
-        # torch spreads a model over all cards; vLLM takes one unless told otherwise.
-        card = sum(cards) if engine == "torch" else max(cards, default=0)
-        free = card if use.place == "gpu" else free_memory()
+        if use.place == "gpu":
+            free = sum(cards[each] for each in cards_of(engine, load, len(cards)))
+        else:
+            free = free_memory()
         found = judge(facts, use, free, context_asked=load.context_length is not None)
         lacks = engine_kind(engine).install if missing_modules(engine) else ""
         yield _Row(found, lacks)

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from openllm.cli.store_flag import store_flag
+from openllm.errors import ConfigurationError
 from openllm.models.families import families
 from openllm.models.family import Family, plain
-from openllm.models.locate import known_names
+from openllm.models.locate import known_names, stored_model
 from openllm.models.membership import items
 from openllm.models.ref import parse_ref
 from openllm.models.registry import REGISTRY, Registered
@@ -68,8 +69,17 @@ def _of_registered(row: Registered) -> Row:
         "example_id": _shown(row.source, row.name),
         "supported_backends": _backends(row),
         "installation": "pip install open-llm-server",
-        "items": [],
+        "items": _items_of(row),
     }
+
+
+def _items_of(row: Registered) -> list[str]:
+    """Return the tag of the model of the store that the name stands for, if it is there."""
+    try:
+        found = stored_model(parse_ref(row.source))
+    except ConfigurationError:
+        return []  # It stands for a name that nobody knows, which `start` tells.
+    return [found.tag] if found else []
 
 
 def _shown(source: str, name: str) -> str:
@@ -124,7 +134,8 @@ def _print_table(
 
 
 def _added_row(row: Registered) -> tuple[str, str, str, str]:
-    return row.name, ",".join(_backends(row)), "", _shown(row.source, row.name)
+    count = str(len(_items_of(row)) or "")
+    return row.name, ",".join(_backends(row)), count, _shown(row.source, row.name)
 
 
 def _table_row(row: Family, tags: Mapping[str, list[str]]) -> tuple[str, str, str, str]:

@@ -70,15 +70,26 @@ def flags_of(models: Sequence[type[BaseModel]]) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for model in reversed(models):
             for name, field in reversed(model.model_fields.items()):
-                command = _flag(name, field, _section(model))(command)
+                command = _flag(name, field, _section(model), _help(field))(command)
         return command
 
     return decorate
 
 
-def models_dir_flag(command: Command) -> Command:
-    """Decorate a command with `--models-dir`, which is handed on as the value of `models_dir`."""
-    return _flag("models_dir", FIELDS["models_dir"], "")(command)
+def field_flags(*names: str, **texts: str) -> Callable[[Command], Command]:
+    """Decorate a command with the flags of single fields, in the order of `names`.
+
+    Args:
+        texts: By the names of further fields, what the help says in place of the field's own text.
+    """
+
+    def decorate(command: Command) -> Command:
+        for name in reversed((*names, *texts)):
+            text = texts.get(name) or _help(FIELDS[name])
+            command = _flag(name, FIELDS[name], "", text)(command)
+        return command
+
+    return decorate
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
@@ -127,8 +138,7 @@ def _off(on: str) -> str:
     return f"--no_{on[2:]}" if "_" in on else f"--no-{on[2:]}"
 
 
-def _flag(name: str, field: FieldInfo, section: str) -> Callable[[Command], Command]:
-    text = (field.description or "") + _shown_default(field)
+def _flag(name: str, field: FieldInfo, section: str, text: str) -> Callable[[Command], Command]:
     options: dict[str, Any] = {"help": text, "cls": SettingOption, "section": section}
     kind = plain_type(field.annotation)
     if kind is bool:
@@ -142,6 +152,10 @@ def _flag(name: str, field: FieldInfo, section: str) -> Callable[[Command], Comm
         metavar=f"[{'|'.join(several)}]" if several else _METAVARS.get(kind, "VALUE"),
         **options,
     )
+
+
+def _help(field: FieldInfo) -> str:
+    return (field.description or "") + _shown_default(field)
 
 
 def _shown_default(field: FieldInfo) -> str:

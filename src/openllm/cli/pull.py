@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openllm.cli import INTERRUPTED
-from openllm.cli.options import flags_of, given, models_dir_flag
+from openllm.cli.options import field_flags, flags_of, given
 from openllm.config.download import DownloadOptions
-from openllm.config.model import LoadOptions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,11 +26,11 @@ _INTERRUPTED = "Interrupted: what has been downloaded is kept; the same command 
 
 @click.command("pull")
 @click.argument("names", nargs=-1, required=True, metavar="MODEL...")
-@click.option("--backend", metavar="NAME", help=LoadOptions.model_fields["backend"].description)
+@field_flags("backend")
 @flags_of((DownloadOptions,))
-@models_dir_flag
+@field_flags("models_dir")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line on stdout.")
-def pull(names: tuple[str, ...], backend: str | None, as_json: bool, **flags: Any) -> None:
+def pull(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     """Download models into the store, and print their tags.
 
     MODEL is a family (`flan-t5`, `llama:7b`), a hub id (`org/name`, `org/name@revision`,
@@ -46,7 +45,7 @@ def pull(names: tuple[str, ...], backend: str | None, as_json: bool, **flags: An
     """
     from openllm.errors import ConfigurationError, ModelNotFoundError, OpenLLMError
 
-    options = given({"backend": backend, **flags})
+    options = given(flags)
     try:
         if as_json:
             _pull_all(names, options, _json_progress(), _write_event)
@@ -73,13 +72,13 @@ def _pull_all(
     on_progress: Callable[[Progress], None],
     on_stored: Callable[[str, LocalModel], None],
 ) -> None:
-    from openllm.bento.checks import fetch
+    from openllm.bento.checks import fetch_each
     from openllm.bento.options import read_configuration
 
     configuration = read_configuration(",".join(names), options, os.environ)
     _look_up(configuration.entries)
-    for entry in configuration.entries:
-        (model,) = fetch(configuration._replace(entries=(entry,)), on_progress)
+    models = fetch_each(configuration, on_progress)
+    for entry, model in zip(configuration.entries, models, strict=True):
         on_stored(entry.text, model)
 
 

@@ -59,7 +59,8 @@ def start(
     OPEN_LLM_<MODEL>_<OPTION>: `openllm config docs` lists them, `openllm config show` says what
     holds. Flags may be written with underscores too.
     Requests choose by "model"; without one the first answers. Once models are ready one line says
-    so, with the URL. The exit status is 0 after a signal, 2 if a setting or a file is wrong.
+    so, with the URL. The exit status is 0 after a signal, 2 if a name, a setting or a file is
+    wrong.
 
     \b
       openllm start
@@ -68,7 +69,7 @@ def start(
       openllm start flan-t5,llama --device flan-t5:cpu,llama:gpu:0 --opt llama.top_k=3
     """
     from openllm.bento.options import read_configuration
-    from openllm.errors import ConfigurationError, OpenLLMError
+    from openllm.errors import ConfigurationError, ModelNotFoundError, OpenLLMError
 
     if models is not None and named:
         raise click.UsageError(
@@ -81,7 +82,7 @@ def start(
         sys.exit(_serve(read(), read))
     except OpenLLMError as error:
         click.echo(f"Error: {error.message}", err=True)
-        sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+        sys.exit(2 if isinstance(error, (ConfigurationError, ModelNotFoundError)) else 1)
 
 
 def _serve(configuration: Configuration, read: Callable[[], Configuration]) -> int:

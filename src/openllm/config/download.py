@@ -13,6 +13,9 @@ from openllm.config.marks import ByModel
 from openllm.errors import ConfigurationError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
+MAX_ADDRESS = 8192
+"""Characters of a URL; one that a storage service has signed has some 2,000."""
+
 _HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+:[\x20-\x7e\t]+")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _TRUE = ("1", "true", "yes", "on")
@@ -23,10 +26,26 @@ _OURS = (
 """Headers that a download itself decides on."""
 
 
+def is_web_address(text: str) -> bool:
+    """Whether `text` is an http or https URL that a request can be sent to."""
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        host.encode("idna")  # As it is looked up: no label is empty or too long.
+        known = parts.scheme in ("http", "https") and parts.port != 0
+    except ValueError:
+        return False
+    return known and bool(host) and text.isprintable() and len(text) <= MAX_ADDRESS
+
+
 def _url(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    if not is_web_address(text):
         raise ValueError("give an address such as https://huggingface.co")
+    if "@" in urlsplit(text).netloc:
+        raise ValueError(
+            "give the address without a user or password, and --download-header"
+            " 'Authorization: ...' instead"
+        )
     return text.rstrip("/")
 
 
@@ -81,7 +100,9 @@ class DownloadOptions(BaseModel):
         description="NAME: VALUE sent to the hub or the URL's own host; may be repeated.",
     )
     download_rate: int | None = Field(
-        None, ge=1024, description="Most bytes a second, over all files [default: no limit]."
+        None,
+        ge=1024,
+        description="Most bytes a second of each download, over all its files [default: no limit].",
     )
     store_quota: int | None = Field(
         None,

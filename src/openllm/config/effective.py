@@ -13,12 +13,11 @@ from typing import Any, Literal, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from openllm.config.download import DownloadOptions
-from openllm.config.explain import explain, refusal, together
-from openllm.config.fields import as_items, is_number, model_key
+from openllm.config.explain import explain, refusal
+from openllm.config.fields import as_items, is_number
 from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
 from openllm.config.server import ServerSettings
-from openllm.config.sources import Given, Layer, Values
-from openllm.errors import ConfigurationError
+from openllm.config.sources import Given, Layer, Values, model_key
 
 Settings = TypeVar("Settings", bound=BaseModel)
 Scope = Literal["", "model", "all"]
@@ -46,12 +45,14 @@ class Named(NamedTuple):
         name: What requests call it.
         defaults: What its family or its registration sets.
         origin: What messages call those, such as "family llama".
+        known: Whether there is such a model; of one that there is not, only values are checked.
     """
 
     text: str
     name: str
     defaults: Mapping[str, object] = {}
     origin: str = ""
+    known: bool = True
 
 
 class Entry(NamedTuple):
@@ -79,29 +80,24 @@ class Configuration(NamedTuple):
 
 
 def configure(
-    models: Sequence[Named], layers: Sequence[Layer], mistakes: Sequence[str] = ()
+    models: Sequence[Named], layers: Sequence[Layer], mistakes: list[str]
 ) -> Configuration:
-    """Check every value that was given, also those that another one replaces.
+    """Return what holds, and check every value that was given, also those that another replaces.
 
     Args:
         models: What will be served.
         layers: The sources, the one that wins first.
-        mistakes: What was wrong with names and files already.
-
-    Raises:
-        ConfigurationError: Something is wrong; the message names all of it.
+        mistakes: Gets what is wrong. A value that is wrong counts as not given in what is
+            returned, which is then good for finding further mistakes only.
     """
-    told = list(mistakes)
-    told += _sharing(models)
+    mistakes += _sharing(models)
     general = [layer.general for layer in layers]
-    server = checked(ServerSettings, general, told)
-    _, _, download = _of_model(general, told)
+    server = checked(ServerSettings, general, mistakes)
+    _, _, download = _of_model(general, mistakes)
     keys = {model_key(model.name) for model in models}
     for key in sorted({key for layer in layers for key in layer.models} - keys):
-        _of_model(_chain(key, layers), told)
-    entries = tuple(_entry(model, layers, told) for model in models)
-    if told:
-        raise ConfigurationError(together(told))
+        _of_model(_chain(key, layers), mistakes)
+    entries = tuple(_entry(model, layers, mistakes) for model in models)
     return Configuration(server, download, entries, _settings((server,), general, "", layers))
 
 
@@ -136,7 +132,7 @@ def _of_model(
 def checked(model: type[Settings], chain: Sequence[Values], mistakes: list[str]) -> Settings:
     """Return the settings in effect, the first of each field in `chain`.
 
-    What is wrong, in effect or not, goes to `mistakes`; the settings are then of no use.
+    What is wrong, in effect or not, goes to `mistakes`; its field then has the default.
     """
     effective: dict[str, Given] = {}
     replaced: list[tuple[str, Given]] = []
@@ -164,6 +160,16 @@ def _validated(model: type[Settings], given: Mapping[str, Given], mistakes: list
         for each in error.errors(include_url=False):
             origin = given[str(each["loc"][0])].origin if each["loc"] else _origins(given)
             mistakes.append(explain(model, each, origin))
+        return _rest(model, values, error)
+
+
+def _rest(model: type[Settings], values: Mapping[str, object], error: ValidationError) -> Settings:
+    """Return settings of the values that are right; of none where those do not go together."""
+    wrong = {each["loc"][0] for each in error.errors(include_url=False) if each["loc"]}
+    right = {name: value for name, value in values.items() if name not in wrong}
+    try:
+        return model.model_validate(right)
+    except ValidationError:
         return model.model_construct()
 
 

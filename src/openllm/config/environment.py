@@ -18,10 +18,9 @@ from openllm.config.fields import (
     closest,
     field_name,
     is_list,
-    model_key,
     variable,
 )
-from openllm.config.sources import Given, Layer, empty, put
+from openllm.config.sources import Given, Layer, empty, model_key, put
 
 CONFIGURATION = "OPEN_LLM_CONFIGURATION"
 """The variable that names the configuration file."""

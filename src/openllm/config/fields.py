@@ -19,6 +19,7 @@ from openllm.config.download import DownloadOptions
 from openllm.config.marks import Alias, Blanks, ByModel
 from openllm.config.model import LoadOptions, RequestDefaults
 from openllm.config.server import ServerSettings
+from openllm.config.sources import model_key
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "Server": ServerSettings,
@@ -47,6 +48,7 @@ ALIASES: Mapping[str, str] = {
 """Fields by the other names that their `Alias` gives them; good wherever the field's own is."""
 
 PREFIX = "OPEN_LLM_"
+_USER = re.compile(r"//\S*@")
 
 
 def flag(name: str) -> str:
@@ -58,11 +60,6 @@ def variable(name: str, model: str = "") -> str:
     """Return the environment variable of field `name`, for `model` alone if one is given."""
     middle = f"{model_key(model)}_" if model else ""
     return f"{PREFIX}{middle}{name.upper()}"
-
-
-def model_key(name: str) -> str:
-    """Return a model's name as variables have it; names that differ in "-" and "_" are one."""
-    return re.sub(r"[^A-Za-z0-9]", "_", name).upper()
 
 
 def field_name(text: str) -> str:
@@ -136,7 +133,7 @@ def is_number(field: FieldInfo) -> bool:
 
 
 def written(value: object) -> str:
-    """Return a value as messages and tables show it."""
+    """Return a value as messages and tables show it; of an address, without user and password."""
     if isinstance(value, Path):
         value = str(value)
-    return repr(value)
+    return _USER.sub("//...@", repr(value))

@@ -9,11 +9,10 @@ from openllm.config.fields import (
     MODEL_FIELDS,
     field_name,
     flag,
-    model_key,
     names_models,
     suggestion,
 )
-from openllm.config.sources import Given, Layer, empty, put
+from openllm.config.sources import Given, Layer, empty, model_key, put
 
 
 def read_flags(options: Mapping[str, object], started: Sequence[str], mistakes: list[str]) -> Layer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import NamedTuple
 
 VARIABLE = "BENTOML_HOME"
 NAMES = ("models_dir", "download_dir")
@@ -28,25 +29,56 @@ def checked_folder(text: str) -> str:
     return path
 
 
+class _Set(NamedTuple):
+    """What the option has made of BENTOML_HOME, and what that was before; None if unset."""
+
+    folder: str
+    before: str | None
+
+
+_set: _Set | None = None
+
+
 @contextmanager
 def using_models_dir(value: object) -> Iterator[None]:
     """Store and find models below a folder, in this process and in its children from now on.
 
-    A failure inside of the context leaves everything as it was.
+    A failure inside of the context undoes it.
 
     Args:
-        value: The folder as the user wrote it. What is no folder changes nothing: the check of the
-            settings refuses it.
+        value: The folder as the user wrote it; None for BENTOML_HOME as it was without the option.
+            What is no folder changes nothing: the check of the settings refuses it.
     """
-    before = os.environ.get(VARIABLE)
-    if isinstance(value, (str, os.PathLike)):
-        with suppress(ValueError):
-            os.environ[VARIABLE] = checked_folder(os.fspath(value))
+    global _set
+    now = os.environ.get(VARIABLE)
+    own = _set.before if _set is not None and _set.folder == now else now
+    with undone_on_failure():
+        if value is None:
+            _put(own)
+            _set = None
+        elif isinstance(value, (str, os.PathLike)):
+            with suppress(ValueError):
+                folder = checked_folder(os.fspath(value))
+                _put(folder)
+                _set = _Set(folder, own)
+        yield
+
+
+@contextmanager
+def undone_on_failure() -> Iterator[None]:
+    """Leave the folder of models as it was if the context fails, whatever was set inside of it."""
+    global _set
+    before, set_before = os.environ.get(VARIABLE), _set
     try:
         yield
     except BaseException:
-        if before is None:
-            os.environ.pop(VARIABLE, None)
-        else:
-            os.environ[VARIABLE] = before
+        _put(before)
+        _set = set_before
         raise
+
+
+def _put(folder: str | None) -> None:
+    if folder is None:
+        os.environ.pop(VARIABLE, None)
+    else:
+        os.environ[VARIABLE] = folder

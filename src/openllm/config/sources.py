@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 
@@ -23,7 +24,7 @@ Values = dict[str, Given]
 class Layer(NamedTuple):
     """The values of one source: for the server and every model, and for single models.
 
-    `models` is by `fields.model_key` of their names.
+    `models` is by `model_key` of their names.
     """
 
     general: Values
@@ -32,6 +33,11 @@ class Layer(NamedTuple):
     def of(self, key: str) -> Values:
         """Return the values of one model alone, to be changed."""
         return self.models.setdefault(key, {})
+
+
+def model_key(name: str) -> str:
+    """Return a model's name as variables have it; names that differ in "-" and "_" are one."""
+    return re.sub(r"[^A-Za-z0-9]", "_", name).upper()
 
 
 def empty() -> Layer:

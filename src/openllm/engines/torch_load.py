@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,14 +58,16 @@ def load_model(local: LocalModel, options: LoadOptions) -> LoadedModel:
         if options.load_format == "dummy":
             model = _random(config, dtype, device, options)
         else:
-            _check_memory(path, stored, dtype, device)
+            cards = _cards(device, options.device)
+            need = _loaded_bytes(path, stored, dtype)
+            _check_room(need, dtype, device, cards)
             model = _model_class(config).from_pretrained(
                 path,
                 config=config,
                 dtype=dtype,
                 use_safetensors=True,
                 **_attention(config),
-                **_placement(path, device),
+                **_placement(need, device, cards),
                 **trust,
             )
         tokenizer = load_tokenizer((local.tokenizer or local).path, options)
@@ -146,29 +149,35 @@ def _emptiest_card() -> int:
     return free.index(max(free))
 
 
-def _placement(path: str, device: torch.device) -> dict[str, Any]:
-    """Return where the weights go: one device, or several cards if one is too small (S2-36)."""
+def _cards(device: torch.device, asked: str | None) -> Sequence[int]:
+    """Return the cards that the weights may go to: the one asked for by number, or all."""
+    if device.type != "cuda":
+        return ()
+    if ":" in (asked or ""):
+        return (device.index,)
+    return range(torch.cuda.device_count())
+
+
+def _placement(need: int, device: torch.device, cards: Sequence[int]) -> dict[str, Any]:
+    """Return where weights of `need` bytes go: one device, or several cards if it is too small."""
     if device.type == "cpu":
         return {}
-    cards = torch.cuda.device_count()
-    if device.type != "cuda" or cards < 2 or _weight_bytes(path) < 0.8 * free_bytes(device):
+    if len(cards) < 2 or need < 0.8 * free_bytes(device):
         return {"device_map": {"": str(device)}}
-    room = {card: int(0.8 * torch.cuda.mem_get_info(card)[0]) for card in range(cards)}
+    room = {card: int(0.8 * torch.cuda.mem_get_info(card)[0]) for card in cards}
     return {"device_map": "auto", "max_memory": room}
 
 
-def _weight_bytes(path: str) -> int:
-    return sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
-
-
-def _check_memory(path: str, stored: str, dtype: torch.dtype, device: torch.device) -> None:
+def _loaded_bytes(path: str, stored: str, dtype: torch.dtype) -> int:
+    """Return what the weights of the folder take once they are of this type."""
     stored_size = {"float32": 4, "float64": 8, "int8": 1}.get(stored, 2)
-    need = _weight_bytes(path) * dtype.itemsize // stored_size
-    _check_room(need, dtype, device)
+    size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
+    return size * int(dtype.itemsize) // stored_size
 
 
-def _check_room(need: int, dtype: torch.dtype, device: torch.device) -> None:
-    cards = range(torch.cuda.device_count()) if device.type == "cuda" else ()
+def _check_room(
+    need: int, dtype: torch.dtype, device: torch.device, cards: Sequence[int] = ()
+) -> None:
     free = sum(torch.cuda.mem_get_info(card)[0] for card in cards) or free_bytes(device)
     if need > free:
         raise OutOfMemoryError(

@@ -92,34 +92,6 @@ def check_hash(model: LocalModel, options: DownloadOptions | None) -> None:
     check_pin(known, options)
 
 
-def local_models(
-    text: str,
-    options: DownloadOptions | None = None,
-    *,
-    registry: Registry = REGISTRY,
-    backend: str | None = None,
-    trust_remote_code: bool = False,
-    on_progress: OnProgress | None = None,
-) -> tuple[LocalModel, ...]:
-    """Return the models that a list separated by commas names; arguments are `local_model`'s.
-
-    Raises:
-        ConfigurationError: An entry is empty or unknown, or two have one name; before anything is
-            downloaded.
-    """
-    return tuple(
-        local_model(
-            ref,
-            options,
-            registry=registry,
-            backend=backend,
-            trust_remote_code=trust_remote_code,
-            on_progress=on_progress,
-        )
-        for ref in parse_list(text, registry)
-    )
-
-
 def parse_list(text: str, registry: Registry = REGISTRY) -> tuple[ModelRef, ...]:
     """Parse a list separated by commas; every name in it is known, and served once.
 

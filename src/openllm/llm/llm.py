@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from openllm.config.download import DownloadOptions
     from openllm.llm.arguments import GenerateOptions
-    from openllm.llm.chat_engine import ChatEngine
 
 BENTO_ROOM = "openllm.bento.runners"  # Which this room may not import.
 
@@ -82,9 +81,10 @@ class LLM:
         """
         self.model_id = os.fspath(model_id)
         ref = parse_ref(self.model_id)
-        self.config = with_defaults(arguments.model_config(backend, options), defaults_of(ref))
+        given = arguments.model_config(backend, options)
+        self.config = with_defaults(given, defaults_of(ref))
         tag = given_tag(model_tag, model_name, model_version)
-        self._source = ModelSource(ref, self.config.load, download, tag)
+        self._source = ModelSource(ref, self.config.load, download, tag, given=given.load)
         self.name = self._source.name
         self._engine = LazyEngine(self._source, self.config)
         self._runner: Any = None
@@ -285,7 +285,7 @@ class LLM:
         return arguments.call(prompt, request_id, stop, stop_token_ids, options, defaults)
 
     async def _embed(self, texts: str | Sequence[str]) -> list[list[float]]:
-        chat: ChatEngine = await self._engine.get()
+        chat = await self._engine.get()
         output = await chat.embed([texts] if isinstance(texts, str) else list(texts))
         return [array("f", vector).tolist() for vector in output.vectors]
 

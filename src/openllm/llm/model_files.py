@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
@@ -18,6 +20,7 @@ from openllm.llm.fetching import local_model
 from openllm.models.hub import NO_WEIGHTS
 from openllm.models.locate import expand, find_local, from_store
 from openllm.models.ref import ModelRef, parse_ref
+from openllm.models.store import find_tag, hold
 from openllm.types import LocalModel
 
 if TYPE_CHECKING:
@@ -39,16 +42,10 @@ def find_files(
         ConfigurationError: A name is unknown, or a tokenizer can not be what the options say.
         ModelFileError: There is no such file, or the folder holds no model.
     """
-    model = model or find_local(ref)
-    if _has_its_own(model):
-        return model
-    tokenizer_ref = _tokenizer_ref(ref, load)
-    if model is None and load.load_format == "dummy":
-        model = _settings_here(expand(ref))
-    if model is None or tokenizer_ref is None:
-        return model
-    tokenizer = _tokenizer_here(tokenizer_ref)
-    return None if tokenizer is None else replace(model, tokenizer=tokenizer)
+    model, *tokenizers = _parts_here(ref, load, model)
+    if model is None or None in tokenizers:
+        return None
+    return replace(model, tokenizer=tokenizers[0]) if tokenizers else model
 
 
 def fetch_files(
@@ -63,27 +60,62 @@ def fetch_files(
     """Return the model with its tokenizer, downloaded where they are not on this machine.
 
     Blocks; `model` is the model itself, if it was found already, and other arguments and errors
-    are those of `openllm.llm.fetching.local_model`.
+    are those of `openllm.llm.fetching.local_model`. Neither of the two makes room for the other.
     """
     meant, here = expand(ref), model or find_local(ref)
     tokenizer_ref = None if _has_its_own(here) else _tokenizer_ref(ref, load)
     dummy = load.load_format == "dummy" and _may_lack_weights(meant)
-    if here is None and dummy:
-        model = _settings_here(meant) or _pulled(meant, download, on_progress, cancelled)
-    elif model is None:
-        model = local_model(
-            ref,
-            download,
-            backend=load.backend,
-            trust_remote_code=load.trust_remote_code,
-            on_progress=on_progress,
-            cancelled=cancelled,
-        )
-    if tokenizer_ref is None or _has_its_own(model):
-        return model
-    tokenizer = _tokenizer_here(tokenizer_ref)
-    tokenizer = tokenizer or _pulled(tokenizer_ref, download, on_progress, cancelled)
+    with keep_here(ref, load, model):
+        if here is None and dummy:
+            model = _settings_here(meant) or _pulled(meant, download, on_progress, cancelled)
+        elif model is None:
+            model = local_model(
+                ref,
+                download,
+                backend=load.backend,
+                trust_remote_code=load.trust_remote_code,
+                on_progress=on_progress,
+                cancelled=cancelled,
+            )
+        if tokenizer_ref is None or _has_its_own(model):
+            return model
+        with keep(model):
+            tokenizer = _tokenizer_here(tokenizer_ref)
+            tokenizer = tokenizer or _pulled(tokenizer_ref, download, on_progress, cancelled)
     return replace(model, tokenizer=tokenizer)
+
+
+@contextmanager
+def keep(*models: LocalModel) -> Iterator[None]:
+    """Keep models, with their tokenizers, from being removed from the store.
+
+    Raises:
+        ModelFileError: One was removed meanwhile.
+    """
+    with ExitStack() as holds:
+        for model in models:
+            for part in filter(None, (model, model.tokenizer)):
+                if part.tag and (known := find_tag(part.tag)):
+                    holds.enter_context(closing(hold(known)))
+        yield
+
+
+def keep_here(
+    ref: ModelRef, load: LoadOptions, model: LocalModel | None = None
+) -> AbstractContextManager[None]:
+    """Keep what is on this machine of a model and its tokenizer; see `find_files` and `keep`."""
+    return keep(*filter(None, _parts_here(ref, load, model)))
+
+
+def _parts_here(
+    ref: ModelRef, load: LoadOptions, model: LocalModel | None
+) -> tuple[LocalModel | None, ...]:
+    """Return the model, and the tokenizer if it is another's; None for what is not here."""
+    model = model or find_local(ref)
+    tokenizer_ref = None if _has_its_own(model) else _tokenizer_ref(ref, load)
+    if model is None and load.load_format == "dummy":
+        model = _settings_here(expand(ref))
+    return (model,) if tokenizer_ref is None else (model, _tokenizer_here(tokenizer_ref))
 
 
 def _has_its_own(model: LocalModel | None) -> bool:

@@ -37,6 +37,8 @@ class ModelSource:
         load: LoadOptions,
         download: DownloadOptions | None = None,
         tag: tuple[str | None, str | None] = (None, None),
+        *,
+        given: LoadOptions | None = None,
     ) -> None:
         """Look for the model on this machine; downloads nothing.
 
@@ -45,9 +47,11 @@ class ModelSource:
             load: How it will be loaded; its engine, if one was chosen, is checked.
             download: How to download, if that must be.
             tag: The name and the version chosen for the store, None where they are derived.
+            given: Of `load` what the user set, which the engine must have; all of it if left out.
 
         Raises:
-            ConfigurationError: The name is unknown, or the engine cannot run the model.
+            ConfigurationError: The name is unknown, or the engine cannot run the model or lacks an
+                option that is given.
             EngineNotInstalledError: The engine's package is missing.
         """
         if download is not None and download.revision is not None:
@@ -56,6 +60,7 @@ class ModelSource:
         self.name = self._meant.served_name
         self._ref = ref
         self._load = load
+        self._given = load if given is None else given
         self._download = download
         self._name, self._version = tag
         self._lock = threading.Lock()
@@ -113,7 +118,7 @@ class ModelSource:
 
     def _chosen(self, model: LocalModel) -> str:
         engine = choose_engine(model, self._load).name
-        for option in unheeded(engine, self._load):
+        for option in unheeded(engine, self._given):
             raise not_heeded({self.name: engine}, option)
         return engine
 

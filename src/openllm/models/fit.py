@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from openllm.config.model import LoadOptions
+from openllm.errors import ConfigurationError
 from openllm.models.facts import ModelFacts
 from openllm.models.facts_config import Cache
 
@@ -248,3 +249,30 @@ def use_of(facts: ModelFacts, engine: str, load: LoadOptions, *, cards: bool) ->
         dtype=load.dtype,
         place="gpu" if device.startswith(("cuda", "gpu")) else "cpu",
     )
+
+
+def cards_of(engine: str, load: LoadOptions, count: int) -> tuple[int, ...]:
+    """Return the numbers of the cards that `engine` may fill with one model, of `count` cards.
+
+    A device with a number is that card alone. Without one torch takes all, and vLLM the first, or
+    all where its engine arguments spread the model.
+
+    Raises:
+        ConfigurationError: There is no card of that number.
+    """
+    number = (load.device or "").partition(":")[2]
+    if number:
+        if int(number) >= count:
+            raise ConfigurationError(
+                f"device {load.device!r} is not on this machine, which has {count} CUDA cards;"
+                " they are counted from 0",
+                param="device",
+            )
+        return (int(number),)
+    alone = engine == "vllm" and not any(map(_spreads, load.engine_arg))
+    return tuple(range(min(1, count) if alone else count))
+
+
+def _spreads(engine_arg: str) -> bool:
+    name = engine_arg.partition("=")[0].strip().lstrip("-").replace("-", "_")
+    return name in ("tensor_parallel_size", "pipeline_parallel_size")

@@ -63,6 +63,16 @@ def find_local(ref: ModelRef, registry: Registry = REGISTRY) -> LocalModel | Non
     return None if found is None else from_store(meant, found)
 
 
+def stored_model(ref: ModelRef, registry: Registry = REGISTRY) -> StoredModel | None:
+    """Return the model of the store that `ref` stands for; None if there is none.
+
+    Raises:
+        ConfigurationError: The name is unknown.
+    """
+    meant = expand(ref, registry)
+    return None if meant.kind == "path" else _stored(meant)
+
+
 def from_store(ref: ModelRef, model: StoredModel) -> LocalModel:
     """Return the stored `model` under the name that requests use for `ref`, an expanded one."""
     return LocalModel(
@@ -92,7 +102,8 @@ def defaults_of(ref: ModelRef, registry: Registry = REGISTRY) -> Mapping[str, ob
 
 def known_names(registry: Registry = REGISTRY) -> tuple[str, ...]:
     """Return every name that stands for a model: the registered ones, then the families."""
-    return (*registry, *(family.name.replace("_", "-") for family in families.families()))
+    known = (*registry, *(family.name.replace("_", "-") for family in families.families()))
+    return tuple(dict.fromkeys(known))
 
 
 def _meaning(ref: ModelRef, registry: Registry) -> ModelRef:

@@ -38,13 +38,7 @@ class Room:
         source, folder = self._plan.remote.source, self._folder
         quota = self._plan.options.store_quota
         if quota is not None:
-            used = store.collect(quota=quota - total).used
-            if used + total > quota:
-                raise ModelFetchError(
-                    f"{source} needs {size_text(total)}; the quota of {size_text(quota)} has"
-                    f" {size_text(max(quota - used, 0))} left beside models that are in use: raise"
-                    " --store-quota"
-                )
+            self._make_room(total, quota)
         need = max(total - arrived(folder), 0) + SPARE
         free = shutil.disk_usage(folder).free
         if need > free:
@@ -53,6 +47,16 @@ class Room:
                 f" {size_text(free)} free, of which {size_text(SPARE)} are to stay so; make room"
                 " (`openllm gc`, `openllm rm`) or set BENTOML_HOME to another disk"
             )
+
+    def _make_room(self, total: int, quota: int) -> None:
+        for dry_run in (True, False):  # Nothing is removed for what will not fit all the same.
+            used = store.collect(quota=quota - total, dry_run=dry_run).used
+            if used + total > quota:
+                raise ModelFetchError(
+                    f"{self._plan.remote.source} needs {size_text(total)}; the quota of"
+                    f" {size_text(quota)} has {size_text(max(quota - used, 0))} left beside models"
+                    " that are in use or wanted by the same command: raise --store-quota"
+                )
 
     def check_growth(self, done: int) -> None:
         """Check again now that there are `done` bytes of a file whose length was not told."""

@@ -24,18 +24,18 @@ A family is a name with sizes, defaults and an architecture, a row as in `famili
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import msgspec
 
+from openllm.config.sources import model_key
 from openllm.errors import ConfigurationError
 from openllm.models import families
 from openllm.models.defaults import check_defaults
 from openllm.models.entry_points import LOCK, read_group
-from openllm.models.family import plain, read_row
+from openllm.models.family import read_row
 from openllm.models.ref import is_model_name, parse_ref
 from openllm.types import ModelFormat
 
@@ -117,7 +117,8 @@ class Registry(Mapping[str, Registered]):
     def add_family(self, row: Mapping[str, object]) -> None:
         """Add a family of models, which `openllm models` lists and `openllm start` knows.
 
-        Families belong to the process, not to one registry.
+        Families belong to the process, not to one registry. A registered model goes before a
+        family of its name, whichever was added first.
 
         Args:
             row: The fields of `openllm.models.family.Family`, of which `name`, `architecture` and
@@ -125,18 +126,9 @@ class Registry(Mapping[str, Registered]):
                 `architectures`, with the engines that run it.
 
         Raises:
-            ConfigurationError: The row is wrong, or a name or architecture of it is taken.
+            ConfigurationError: The row is wrong, or another family has its name or architecture.
         """
-        family = read_row(row)
-        with LOCK:
-            taken = {plain(model.name): model.name for model in self._models.values()}
-            for name in (family.name, *family.aliases):
-                if plain(name) in taken:
-                    raise ConfigurationError(
-                        f"The family name {name!r} is already taken by the model"
-                        f" {taken[plain(name)]!r}; choose another."
-                    )
-            families.table().add(family)
+        families.table().add(read_row(row))
 
     def __getitem__(self, name: str) -> Registered:
         found = self._models.get(_key(name))
@@ -167,7 +159,7 @@ class Registry(Mapping[str, Registered]):
         check_defaults(f"the model {model.name!r}", model.defaults)
         with LOCK:
             for other in self._models.values():
-                if _variable(other.name) == _variable(model.name):
+                if model_key(other.name) == model_key(model.name):
                     raise ConfigurationError(_taken(model.name, other.name))
             self._models[_key(model.name)] = model
 
@@ -200,17 +192,12 @@ def _key(name: str) -> str:
     return name.replace("-", "_")
 
 
-def _variable(name: str) -> str:
-    """Return how the name is written in the names of environment variables."""
-    return re.sub(r"[^A-Za-z0-9]", "_", name).upper()
-
-
 def _taken(name: str, other: str) -> str:
     if _key(name) == _key(other):
         return f"The model name {name!r} is already taken; choose another."
     return (
         f"The model names {name!r} and {other!r} would share their environment variables"
-        f" OPEN_LLM_{_variable(name)}_...; choose another."
+        f" OPEN_LLM_{model_key(name)}_...; choose another."
     )
 
 

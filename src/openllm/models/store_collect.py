@@ -7,7 +7,7 @@ import re
 import stat
 import time
 from collections import Counter
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
@@ -29,8 +29,8 @@ _DIGITS = 16
 class Collected(msgspec.Struct, frozen=True):
     """What was removed, or would be: models, folders of interrupted work, and the bytes of both.
 
-    `used` is what the models that are left occupy; it exceeds the quota where the rest is in use,
-    kept, or could not be downloaded again.
+    `used` is what the models that are left occupy; it exceeds the quota where the rest is in use
+    or could not be downloaded again.
     """
 
     models: tuple[StoredModel, ...]
@@ -58,20 +58,18 @@ def lock_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.lock")
 
 
-def collect(
-    *, quota: int | None = None, keep: Container[str] = (), dry_run: bool = False
-) -> Collected:
+def collect(*, quota: int | None = None, dry_run: bool = False) -> Collected:
     """Remove what nobody needs, then least recently used models until `quota` bytes suffice.
 
-    Downloads are left alone for a day after their last byte. A model is never removed if it is
-    in `keep` (tags), if a process holds it, or if it did not come from a hub or an URL. None is
-    for a quota below 0, which nothing can reach.
+    Downloads are left alone for a day after their last byte. A model is never removed if a
+    process holds it, this one too, or if it did not come from a hub or an URL. None is for a quota
+    below 0, which nothing can reach.
     """
     folders = [(path, _size(path)) for path in (*_old_stagings(), *orphans())]
     if not dry_run:
         for path, _ in folders:
             _sweep(path)
-    models, used = _evict(quota, keep, dry_run)
+    models, used = _evict(quota, dry_run)
     return Collected(
         models=tuple(model for model, _ in models),
         folders=tuple(str(path) for path, _ in folders),
@@ -80,9 +78,7 @@ def collect(
     )
 
 
-def _evict(
-    quota: int | None, keep: Container[str], dry_run: bool
-) -> tuple[list[tuple[StoredModel, int]], int]:
+def _evict(quota: int | None, dry_run: bool) -> tuple[list[tuple[StoredModel, int]], int]:
     """Remove models beyond the quota; returns them with the bytes each freed, and what is left."""
     models = sorted(stored(), key=lambda model: model.used)
     links: Counter[tuple[int, int]] = Counter()
@@ -94,7 +90,7 @@ def _evict(
         if quota is None or quota < 0 or used <= quota:
             break
         inodes = _inodes(model)
-        if model.tag in keep or not _fetchable(model) or not _gone(model, dry_run):
+        if not _fetchable(model) or not _gone(model, dry_run):
             continue
         links.subtract(inodes.keys())
         freed = sum(size for key, size in inodes.items() if not links[key])

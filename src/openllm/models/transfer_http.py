@@ -20,7 +20,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx2
 
 from openllm._version import __version__
-from openllm.config.download import DownloadOptions
+from openllm.config.download import DownloadOptions, is_web_address
 from openllm.errors import ModelFetchError, ModelNotFoundError
 from openllm.models.transfer_retry import TransientError, retried
 from openllm.models.transfer_stop import Halt
@@ -93,17 +93,7 @@ class Session:
         for _ in range(MAX_REDIRECTS):
             # Who has been sent elsewhere comes back, if at all, by a stranger's word: without them.
             own = own if _origin(url) == self._origin else {}
-            request = self._client.build_request(
-                method,
-                url,
-                headers={**own, **(headers or {})},
-                extensions={"trace": self.halt.watch},
-            )
-            try:
-                with _unlogged():
-                    reply = self._client.send(request, stream=True)
-            except (httpx2.TransportError, OSError) as error:
-                raise TransientError(f"{_shown(url)}: {_reason(error)}") from error
+            reply = self._send(method, url, {**own, **(headers or {})})
             try:
                 if not reply.is_redirect:
                     _check(reply, what, self.options)
@@ -113,6 +103,17 @@ class Session:
             finally:
                 reply.close()
         raise ModelFetchError(f"{what} is redirected more than {MAX_REDIRECTS} times")
+
+    def _send(self, method: str, url: str, headers: dict[str, str]) -> httpx2.Response:
+        traced = {"trace": self.halt.watch}
+        try:
+            request = self._client.build_request(method, url, headers=headers, extensions=traced)
+            with _unlogged():
+                return self._client.send(request, stream=True)
+        except (httpx2.TransportError, OSError) as error:
+            raise TransientError(f"{_shown(url)}: {_reason(error)}") from error
+        except (httpx2.InvalidURL, UnicodeError):
+            raise ModelFetchError(f"{_shown(url)} is no web address") from None
 
     def read(self, url: str, limit: int, headers: dict[str, str] | None = None) -> bytes:
         """Return a whole body of at most `limit` bytes; tried again as the options say.
@@ -239,11 +240,14 @@ def _retry_after(reply: httpx2.Response) -> float | None:
 
 
 def _redirected(reply: httpx2.Response, url: str, what: str) -> str:
-    target = urljoin(url, reply.headers["location"])
-    parts = urlsplit(target)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+    location = reply.headers.get("location")
+    try:
+        target = urljoin(url, location) if location else ""
+    except ValueError:
+        target = ""
+    if not is_web_address(target):
         raise ModelFetchError(f"{what} is redirected to something that is no web address")
-    if urlsplit(url).scheme == "https" and parts.scheme == "http":
+    if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http":
         raise ModelFetchError(f"{what} is redirected from https to http; that is refused")
     return target
 

@@ -50,6 +50,35 @@ def test_all_of_them_are_told_at_once() -> None:
     assert len(refusal(**OPTIONS).splitlines()) == 1 + len(OPTIONS)
 
 
+@pytest.mark.reliability("F-15")
+def test_they_are_told_with_every_other_mistake(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(
+        "ssl_certfile: none.pem\n"
+        "models:\n"
+        "  one: {model: demo, dtype: half, context_length: x}\n"
+        "  two: {model: demo, revision: v1, enforce_eager: true}\n"
+        "  three: {model: ./none.gguf, revision: v1}\n"
+    )
+    with pytest.raises(ConfigurationError) as raised:
+        configured(str(file))
+    heading, *told = raised.value.message.splitlines()
+    assert heading == "6 settings are wrong:"
+    for line, says in zip(
+        told,
+        (
+            "line 1: ssl_certfile 'none.pem'",
+            "line 3: models.one.context_length 'x' must be",
+            "line 3: models.one.dtype: 'one' runs on llamacpp",
+            "line 4: models.two.revision: model 'two' is on this machine",
+            "line 4: models.two.enforce_eager: 'two' runs on llamacpp",
+            "line 5: models.three: The model file ./none.gguf does not exist",
+        ),
+        strict=True,
+    ):
+        assert says in line
+
+
 @pytest.mark.parametrize(
     ("option", "default"),
     [("dtype", "auto"), ("enforce_eager", False), ("trust_remote_code", "false")],

@@ -89,6 +89,30 @@ def test_what_is_no_folder_is_refused(given: object, says: str) -> None:
     assert os.environ["BENTOML_HOME"] == before
 
 
+def test_taken_away_again_everything_is_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = os.environ["BENTOML_HOME"]
+    read(models_dir=str(tmp_path / "a"))
+    read(models_dir=str(tmp_path / "b"))
+    with pytest.raises(ConfigurationError):
+        read(port="x")
+    assert os.environ["BENTOML_HOME"] == str(tmp_path / "b")
+    read()
+    assert os.environ["BENTOML_HOME"] == before
+    monkeypatch.delenv("BENTOML_HOME")
+    read(models_dir=str(tmp_path / "a"))
+    read()
+    assert "BENTOML_HOME" not in os.environ
+
+
+def test_what_another_has_set_since_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read(models_dir=str(tmp_path / "a"))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "c"))
+    read()
+    assert home() == tmp_path / "c"
+
+
 def test_a_mistake_elsewhere_leaves_the_store_where_it_was(tmp_path: Path) -> None:
     before = os.environ["BENTOML_HOME"]
     with pytest.raises(ConfigurationError):

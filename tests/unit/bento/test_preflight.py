@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -14,6 +14,7 @@ from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
 from openllm.errors import ConfigurationError, ModelFileError, OutOfMemoryError
 from openllm.sizes import size_text
 from openllm.types import LocalModel
+from tests.unit.model_folders import make_folder
 from tests.unit.models.gguf_bytes import wide_header
 
 
@@ -177,6 +178,68 @@ def test_weights_for_the_processor_are_not_counted_on_a_card(
     have(monkeypatch, 100 * MIB, 80 << 30)
     with pytest.raises(OutOfMemoryError):
         check_memory([(sparse(tmp_path), LoadOptions())])
+
+
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "hidden_size": 4096,
+    "max_position_embeddings": 8192,
+    "torch_dtype": "float32",
+}
+CACHE = 2 * 512 * 2 * 16 * 4096 * 4
+"""Bytes of the keys and values of 512 tokens, which torch keeps in two columns each."""
+
+
+@pytest.mark.parametrize(
+    ("devices", "cards", "fits"),
+    [
+        ((None,), (CACHE // 2, CACHE), True),
+        (("gpu",), (CACHE // 2, CACHE), True),
+        (("gpu:1",), (CACHE // 2, 3 * CACHE), True),
+        (("gpu:0",), (CACHE // 2, 3 * CACHE), False),
+        (("gpu:0", "gpu:1"), (2 * CACHE, 2 * CACHE), True),
+        (("gpu:0", "gpu:0"), (CACHE + CACHE // 2, 9 * CACHE), False),
+        ((None, "gpu:0"), (CACHE + CACHE // 8, CACHE // 2), False),
+    ],
+)
+def test_a_model_must_fit_the_cards_that_it_may_fill(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    devices: tuple[str | None, ...],
+    cards: tuple[int, ...],
+    fits: bool,
+) -> None:
+    monkeypatch.setattr(preflight, "choose_engine", lambda model, load: Chosen("torch"))
+    have(monkeypatch, 0, *cards)
+    model = LocalModel(name="m", path=make_folder(tmp_path, LLAMA), format="safetensors")
+    models = [(model, LoadOptions(device=each)) for each in devices]
+    if fits:
+        check_memory(models)
+        return
+    with pytest.raises(OutOfMemoryError):
+        check_memory(models)
+
+
+def test_the_first_card_is_vllms_as_openllm_fit_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preflight, "choose_engine", lambda model, load: Chosen("vllm"))
+    model = LocalModel(name="m", path=make_folder(tmp_path, LLAMA), format="safetensors")
+    have(monkeypatch, 0, 1 * MIB, 80 << 30)
+    with pytest.raises(OutOfMemoryError, match=r"1\.0 MiB are free"):
+        check_memory([(model, LoadOptions())])
+    check_memory([(model, LoadOptions(engine_arg=("tensor_parallel_size=2",)))])
+    with pytest.raises(ConfigurationError, match="'cuda:2' is not on this machine"):
+        check_memory([(model, LoadOptions(device="gpu:2"))])
+
+
+class Chosen(NamedTuple):
+    """What the choice of an engine comes to here."""
+
+    name: str
 
 
 def test_models_of_other_engines_are_not_judged(

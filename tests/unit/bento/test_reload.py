@@ -368,5 +368,18 @@ async def test_a_mistake_leaves_the_folder_of_models(
     assert os.environ["BENTOML_HOME"] == str(server.folder)
 
 
+async def test_a_folder_of_models_can_be_taken_away(
+    server: Server, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(server.folder))
+    server.write(f"models_dir: {server.folder}/other")
+    async with reloading(server) as reload:
+        assert os.environ["BENTOML_HOME"] == f"{server.folder}/other"
+        server.write()
+        reload.ask()
+        assert "changed: models_dir" in (await told(caplog))[-1]
+        assert os.environ["BENTOML_HOME"] == str(server.folder)
+
+
 def test_settings_that_change_in_place_exist() -> None:
     assert set(ServerSettings.model_fields) >= IN_PLACE

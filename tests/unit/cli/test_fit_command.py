@@ -85,7 +85,7 @@ def test_the_table_says_the_same(folder: str) -> None:
     assert "torch: 1 x 8192 tokens" in done.stdout
 
 
-@pytest.mark.parametrize("spelling", ["--context-length", "--context_length"])
+@pytest.mark.parametrize("spelling", ["--context-length", "--context_length", "--max-model-len"])
 def test_a_context_that_was_asked_for_must_fit(folder: str, spelling: str) -> None:
     longest = rows(folder)[1]["torch"]["largest_context"]
     asked = (folder, "--backend", "torch", spelling)
@@ -128,7 +128,12 @@ def test_a_card_is_where_torch_and_vllm_compute(
     monkeypatch.setattr(machine, "free_cards", lambda: (3 * GIB, 8 * GIB))
     _, found = rows(folder)
     assert (found["torch"]["place"], found["torch"]["free"]) == ("gpu", 11 * GIB)
-    assert (found["vllm"]["place"], found["vllm"]["free"]) == ("gpu", 8 * GIB)
+    assert (found["vllm"]["place"], found["vllm"]["free"]) == ("gpu", 3 * GIB)
+    _, found = rows(folder, "--device", "gpu:1")
+    assert {row["free"] for row in found.values()} == {8 * GIB}
+    done = ask(folder, "--device", "gpu:2")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "'cuda:2' is not on this machine, which has 2 CUDA cards" in done.stderr
     _, found = rows(folder, "--backend", "torch", "--device", "cpu")
     assert (found["torch"]["place"], found["torch"]["free"]) == ("cpu", 4 * GIB)
 

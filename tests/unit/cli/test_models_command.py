@@ -14,6 +14,9 @@ from click.testing import CliRunner
 
 from openllm.cli import models as command
 from openllm.models.families import families
+from openllm.models.locate import expand
+from openllm.models.ref import parse_ref
+from openllm.models.registry import Registry
 from openllm.models.store import StoredFile, add
 from tests.unit.models.gguf_bytes import build
 
@@ -34,14 +37,25 @@ def listed(*arguments: str) -> dict[str, Any]:
     return found
 
 
-def store(folder: Path, name: str, source: str, file: str, content: bytes) -> None:
+def store(
+    folder: Path, name: str, source: str, file: str, content: bytes, of_several: bool = False
+) -> None:
     staged = folder / name
     staged.mkdir()
     (staged / file).write_bytes(content)
     (staged / "model.safetensors").write_bytes(b"x")
     form: Any = "gguf" if file.endswith(".gguf") else "safetensors"
     files = [StoredFile(each.name, each.stat().st_size) for each in staged.iterdir()]
-    add(staged, name=name, version=COMMIT, format=form, source=source, revision=COMMIT, files=files)
+    add(
+        staged,
+        name=name,
+        version=COMMIT,
+        format=form,
+        source=source,
+        revision=COMMIT,
+        file=file if of_several else "",
+        files=files,
+    )
 
 
 @pytest.mark.spec("S4-22")
@@ -86,6 +100,28 @@ def test_items_are_the_tags_in_the_store(home: Path) -> None:
     assert found["stablelm"]["items"] == [f"pt-stabilityai--alpha:{COMMIT}"]
     assert found["qwen3_moe"]["items"] == [f"llamacpp-someone--moe:{COMMIT}"]
     assert sum(len(row["items"]) for row in found.values()) == 4
+
+
+def test_items_of_a_registered_model_are_in_the_store_too(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Registry()
+    registry.add_model("house", "org/house:Q4_K_M")
+    registry.add_model("beside", "org/house:Q8_0")
+    registry.add_model("later", "nobody-knows-this")
+    registry.add_model("sevenb", "opt:125m")
+    monkeypatch.setattr(command, "REGISTRY", registry)
+    content = bytes(build({"general.architecture": (8, "llama")}).content)
+    store(home, "llamacpp-org--house", "org/house", "house-Q4_K_M.gguf", content, True)
+    opt = parse_ref("opt:125m")
+    store(home, "pt-facebook--opt", expand(opt).repo, "config.json", b"{}")
+    found = {name: listed(name)[name]["items"] for name in registry}
+    assert found == {
+        "house": [f"llamacpp-org--house:{COMMIT}"],
+        "beside": [],
+        "later": [],
+        "sevenb": [f"pt-facebook--opt:{COMMIT}"],
+    }
 
 
 @pytest.mark.parametrize("arguments", [("flan-t5",), ("--family", "flan_t5"), ("T5", "--json")])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def progress_of(
 
 
 class Fetches:
-    """Stands for `bento.checks.fetch`."""
+    """Stands for `bento.checks.fetch_each`."""
 
     def __init__(self, end: BaseException | None = None) -> None:
         self.end = end
@@ -38,23 +38,24 @@ class Fetches:
 
     def __call__(
         self, configuration: Configuration, on_progress: Callable[[Any], None]
-    ) -> tuple[LocalModel, ...]:
-        (entry,) = configuration.entries
-        self.asked.append(entry.text)
-        self.download, self.backend = entry.download, entry.config.load.backend
-        on_progress(progress_of("listing", entry.text))
-        on_progress(progress_of("downloading", entry.text, done=50))
-        if self.end is not None and len(self.asked) == 2:
-            raise self.end
-        on_progress(progress_of("done", entry.text, done=100))
-        tag = f"llamacpp-{entry.text.replace('/', '--')}:1"
-        return (LocalModel(name=entry.name, path="/p", format="gguf", source=entry.text, tag=tag),)
+    ) -> Iterator[LocalModel]:
+        for entry in configuration.entries:
+            self.asked.append(entry.text)
+            self.download, self.backend = entry.download, entry.config.load.backend
+            on_progress(progress_of("listing", entry.text))
+            on_progress(progress_of("downloading", entry.text, done=50))
+            if self.end is not None and len(self.asked) == 2:
+                raise self.end
+            on_progress(progress_of("done", entry.text, done=100))
+            tag = f"llamacpp-{entry.text.replace('/', '--')}:1"
+            name, source = entry.name, entry.text
+            yield LocalModel(name=name, path="/p", format="gguf", source=source, tag=tag)
 
 
 @pytest.fixture
 def fetches(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Fetches:
     stand_in = Fetches()
-    monkeypatch.setattr(checks, "fetch", stand_in)
+    monkeypatch.setattr(checks, "fetch_each", stand_in)
     monkeypatch.setattr(command, "_look_up", lambda _: None)
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
     return stand_in

@@ -20,6 +20,7 @@ from openllm.errors import (
     ConfigurationError,
     EngineNotInstalledError,
     ModelFileError,
+    ModelNotFoundError,
 )
 
 
@@ -152,6 +153,7 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
         ),
         (ConfigurationError("unknown option 'x'", param="x"), 2, "Error: unknown option 'x'\n"),
         (ModelFileError("it is cut off"), 2, "Error: it is cut off\n"),
+        (ModelNotFoundError("correct the name"), 2, "Error: correct the name\n"),
     ],
 )
 def test_the_end_decides_the_exit_status(

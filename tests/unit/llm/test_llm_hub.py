@@ -12,7 +12,7 @@ from msgspec.structs import replace
 import openllm
 from openllm.config.download import DownloadOptions
 from openllm.errors import ConfigurationError, EngineNotInstalledError, ModelNotFoundError
-from openllm.llm.fetching import local_model, local_models
+from openllm.llm.fetching import local_model, parse_list
 from openllm.models.registry import Registry
 from openllm.models.store import find_tag, stored
 from openllm.types import LocalModel
@@ -141,11 +141,12 @@ def test_a_list_is_checked_before_its_first_download(hub: HubServer) -> None:
         "Org/Tiny,./x.gguf",
     ):
         with pytest.raises(ConfigurationError):
-            local_models(text)
+            parse_list(text)
     assert hub.requests == []
     registry = Registry()
     registry.add_model("own", "Org/Tiny@v1")
-    models = local_models("own,two=Org/Tiny@v1", registry=registry)
+    refs = parse_list("own,two=Org/Tiny@v1", registry)
+    models = [local_model(ref, registry=registry) for ref in refs]
     assert [model.name for model in models] == ["own", "two"]
     assert models[0].path == models[1].path
 

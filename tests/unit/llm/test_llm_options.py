@@ -9,6 +9,7 @@ import pytest
 import openllm
 from openllm.config.download import DownloadOptions
 from openllm.errors import ConfigurationError
+from openllm.models.registry import REGISTRY
 
 
 @pytest.mark.parametrize(
@@ -28,6 +29,15 @@ def test_they_are_refused(options: dict[str, Any]) -> None:
 def test_those_it_has_and_defaults_are_taken() -> None:
     llm = openllm.LLM("demo", max_model_len=64, threads=1, enforce_eager=False, dtype="auto")
     assert llm.config.load.context_length == 64
+
+
+def test_what_a_registration_brings_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openllm.models.registry.REGISTRY._models", dict(REGISTRY._models))
+    demo = REGISTRY["demo"].source
+    REGISTRY.add_model("with-dtype", demo, defaults={"dtype": "half", "threads": 1})
+    assert openllm.LLM("with-dtype").config.load.threads == 1
+    with pytest.raises(ConfigurationError, match="has no option 'dtype'"):
+        openllm.LLM("with-dtype", dtype="half")
 
 
 def test_a_revision_is_of_the_hub() -> None:

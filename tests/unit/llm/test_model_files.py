@@ -14,14 +14,19 @@ import pytest
 import openllm
 from openllm.config.download import DownloadOptions
 from openllm.config.model import LoadOptions
-from openllm.errors import ConfigurationError, ModelFileError, ModelNotFoundError
+from openllm.errors import (
+    ConfigurationError,
+    ModelFetchError,
+    ModelFileError,
+    ModelNotFoundError,
+)
 from openllm.llm.chat_engine import ChatEngine
 from openllm.llm.choice import choose_engine
 from openllm.llm.fetching import local_model
 from openllm.llm.model_files import fetch_files, find_files
 from openllm.llm.templates import text_rules
 from openllm.models.ref import parse_ref
-from openllm.models.store import remove_unused, stored, verify
+from openllm.models.store import remove, remove_unused, stored, verify
 from openllm.types import LocalModel
 from tests.hub_server import HubServer
 from tests.unit.model_folders import make_folder, write
@@ -231,6 +236,19 @@ def test_the_hash_of_weights_is_no_matter_of_a_tokenizer(hub: HubServer) -> None
     right = hashlib.sha256(CONTENT[WEIGHTS]).hexdigest()
     model = fetch_files(parse_ref("org/model"), load, DownloadOptions(sha256=right))
     assert model.tokenizer is not None
+
+
+def test_model_and_tokenizer_make_no_room_for_each_other(hub: HubServer, folder: str) -> None:
+    load = LoadOptions(backend="torch", tokenizer="org/words")
+    whole = DownloadOptions(store_quota=sum(map(len, CONTENT.values())))
+    with pytest.raises(ModelFetchError, match=r"org/words needs .*--store-quota"):
+        fetch_files(parse_ref("org/model"), load, whole)
+    assert [model.source for model in stored()] == ["org/model"]
+    remove(stored()[0].tag)
+    fetch(folder, tokenizer="org/words")
+    with pytest.raises(ModelFetchError, match=r"org/model needs .*--store-quota"):
+        fetch_files(parse_ref("org/model"), load, whole)
+    assert [model.source for model in stored()] == ["org/words"]
 
 
 @pytest.fixture

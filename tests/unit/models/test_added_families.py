@@ -180,11 +180,20 @@ def test_a_wrong_row_is_not_added(registry: Registry, changes: dict[str, Any], s
     assert known.families() == before
 
 
-def test_a_registered_name_is_no_familys(registry: Registry) -> None:
-    registry.add_model("my-rose", "org/x")
-    for changes in ({"name": "My_Rose"}, {"aliases": ["my.rose"]}):
-        with pytest.raises(ConfigurationError, match="is already taken by the model 'my-rose'"):
-            registry.add_family(row(**changes))
+@pytest.mark.parametrize("model_first", [True, False])
+def test_a_registered_model_goes_before_a_family_of_its_name(
+    registry: Registry, model_first: bool
+) -> None:
+    steps = [
+        lambda: registry.add_model("my-rose", "org/x", defaults={"temperature": 0.1}),
+        lambda: registry.add_family(row(name="my_rose")),
+    ]
+    for step in steps if model_first else reversed(steps):
+        step()
+    assert expand(parse_ref("my-rose"), registry).repo == "org/x"
+    assert defaults_of(parse_ref("my_rose"), registry) == {"temperature": 0.1}
+    assert expand(parse_ref("my-rose:70b"), registry).repo == "org/tulip-70b"
+    assert known_names(registry).count("my-rose") == 1
 
 
 def test_no_row_at_all_is_told(registry: Registry) -> None:
@@ -210,6 +219,7 @@ MORE = [
     {{"name": "lily", "architecture": "GPT2LMHeadModel", "example_id": "org/lily@{COMMIT}"}},
 ]
 TAKEN = {{"name": "llama", "architecture": "GPT2LMHeadModel", "example_id": "org/x"}}
+SHADED = {{"name": "daisy", "architecture": "GPT2LMHeadModel", "example_id": "org/daisy"}}
 WRONG = {{"name": "weed", "architecture": "GPT2LMHeadModel"}}
 
 def both(registry):
@@ -220,6 +230,7 @@ def both(registry):
 ENTRY_POINTS = """[openllm.families]
 more = families_of_test:MORE
 rose = families_of_test:ONE
+shaded = families_of_test:SHADED
 taken = families_of_test:TAKEN
 wrong = families_of_test:WRONG
 absent = families_of_test:ABSENT
@@ -253,7 +264,9 @@ def test_entry_points_add_families_and_a_broken_one_is_a_warning(
     assert expand(parse_ref("iris"), registry).repo == "org/iris"
     assert expand(parse_ref("lily"), registry).revision == COMMIT
     assert expand(parse_ref("daisy"), registry).repo == "org/rose"
-    assert [each.name for each in known.families()][-4:] == ["aster", "iris", "lily", "rose"]
+    assert [each.name for each in known.families()][-5:] == [
+        *("aster", "iris", "lily", "rose", "daisy")
+    ]
     for name, reason in (
         ("taken", "'llama' stands twice"),
         ("wrong", "missing required field `example_id`"),

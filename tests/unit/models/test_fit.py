@@ -7,12 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openllm.config.model import LoadOptions
+from openllm.errors import ConfigurationError
 from openllm.models.facts import ModelFacts
 from openllm.models.facts_config import Cache, Shape
 from openllm.models.fit import (
     ENGINES,
     SERVER_BYTES,
     Use,
+    cards_of,
     judge,
     largest_context,
     least_need,
@@ -169,6 +171,30 @@ def test_options_say_how_a_model_is_run(
     engine: str, load: LoadOptions, cards: bool, expected: Use
 ) -> None:
     assert use_of(facts_with(), engine, load, cards=cards) == expected
+
+
+@pytest.mark.parametrize(
+    ("engine", "load", "numbers"),
+    [
+        ("torch", LoadOptions(), (0, 1, 2)),
+        ("torch", LoadOptions(device="gpu"), (0, 1, 2)),
+        ("torch", LoadOptions(device="gpu:1"), (1,)),
+        ("vllm", LoadOptions(), (0,)),
+        ("vllm", LoadOptions(device="cuda:2"), (2,)),
+        ("vllm", LoadOptions(engine_arg=("tensor-parallel-size=2",)), (0, 1, 2)),
+        ("vllm", LoadOptions(engine_arg=("max_num_seqs=2",)), (0,)),
+    ],
+)
+def test_an_engine_fills_these_cards(
+    engine: str, load: LoadOptions, numbers: tuple[int, ...]
+) -> None:
+    assert cards_of(engine, load, 3) == numbers
+
+
+def test_a_card_that_is_not_here_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match=r"'cuda:3'.* which has 3 CUDA cards") as raised:
+        cards_of("torch", LoadOptions(device="gpu:3"), 3)
+    assert raised.value.param == "device"
 
 
 def test_a_model_without_a_limit_gets_the_context_that_engines_give_it() -> None:

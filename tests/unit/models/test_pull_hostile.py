@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from openllm.errors import OpenLLMError
+from openllm.config.download import DownloadOptions
+from openllm.errors import ModelFetchError, OpenLLMError
+from openllm.models.pull import pull
+from openllm.models.ref import parse_ref
 from tests.hub_server import HubServer
 from tests.unit.models.pulls import TOKEN, WEIGHTS, fetch, right
 
@@ -72,3 +75,41 @@ def test_a_hostile_listing_writes_nothing_outside(hub: HubServer, tmp_path: Path
         fetch(hub)
     assert {one for one in tmp_path.rglob("*") if "home" not in one.parts} == before
     assert not list(tmp_path.rglob("outside*"))
+
+
+@pytest.mark.reliability("S-28")
+@pytest.mark.parametrize(
+    "location",
+    [
+        "http://[",
+        "http://h:99999/x",
+        "http://h:port/x",
+        "http://h..x/",
+        f"http://{'h' * 64}.x/",
+        "ftp://h/x",
+        "http://h/\x01x",
+        "http://h\x7f/x",
+        "http://h/" + "x" * (64 << 10),
+        " ",
+    ],
+    ids=lambda location: ascii(location)[:24],
+)
+def test_a_redirect_to_no_address_is_told_at_once(hub: HubServer, location: str) -> None:
+    hub.faults.redirect_to = location
+    with pytest.raises(ModelFetchError, match="no web address") as raised:
+        fetch(hub)
+    assert "org/tiny" in raised.value.message
+    assert len(raised.value.message) < 300
+    assert len(hub.asked("config.json")) == 1
+
+
+def test_a_redirect_that_says_no_address_is_told_at_once(hub: HubServer) -> None:
+    hub.faults.status = 302
+    with pytest.raises(ModelFetchError, match="no web address"):
+        fetch(hub)
+    assert len(hub.asked("config.json")) == 1
+
+
+def test_a_url_of_no_host_is_told_at_once(home: Path) -> None:
+    with pytest.raises(ModelFetchError, match=r"h\.\.x/m\.gguf is no web address"):
+        pull(parse_ref("http://h..x/m.gguf"), DownloadOptions(), framework=lambda *_: "pt")

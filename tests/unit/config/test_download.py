@@ -1,0 +1,60 @@
+"""Addresses that a download can be asked to use."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from openllm.bento.options import read_configuration
+from openllm.config.download import DownloadOptions
+from openllm.errors import ConfigurationError
+
+WRONG = (
+    "nonsense",
+    "ftp://hub/",
+    "http://",
+    "http://[",
+    "http://h:99999",
+    "http://127.0.0.1:99999",
+    "http://h:port",
+    "http://h:0",
+    "http://h..x/",
+    "http://h/\x01",
+    "http://h/" + "x" * 9000,
+)
+
+
+@pytest.mark.parametrize("address", WRONG, ids=lambda address: ascii(address)[:24])
+def test_what_is_no_address_is_no_hub(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValidationError, match="give an address such as"):
+        DownloadOptions(hub_endpoint=address)
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(ConfigurationError, match="HF_ENDPOINT is wrong: give an address such as"):
+        _ = DownloadOptions().endpoint
+
+
+def test_the_command_line_names_a_wrong_address() -> None:
+    with pytest.raises(ConfigurationError, match=r"(?s)hub-endpoint.*99999.*give an address"):
+        read_configuration("demo", {"hub_endpoint": "http://127.0.0.1:99999"}, {})
+
+
+@pytest.mark.reliability("S-29")
+@pytest.mark.parametrize("user", ["me:hunter22", "hunter22", ":hunter22"])
+def test_a_password_in_the_address_is_refused_and_not_shown(
+    user: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"https://{user}@hub.example/x"
+    with pytest.raises(ConfigurationError, match="without a user or password") as raised:
+        read_configuration("demo", {"hub_endpoint": address}, {})
+    assert "hunter22" not in raised.value.message
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    with pytest.raises(ConfigurationError, match="without a user or password") as raised:
+        _ = DownloadOptions().endpoint
+    assert "hunter22" not in raised.value.message
+
+
+@pytest.mark.parametrize(
+    "address", ["https://hub.example", "http://127.0.0.1:8080/hf/", "http://[::1]:80"]
+)
+def test_an_address_loses_its_last_slash(address: str) -> None:
+    assert DownloadOptions(hub_endpoint=address).endpoint == address.rstrip("/")
