@@ -21,7 +21,7 @@ from openllm.bench.workload import Job, jobs
 Drive = Callable[[Run], Awaitable[None]]
 PROMPT = 20
 """Tokens of a prompt, about; a chat template adds its own."""
-REQUESTS = {1: 3, 8: 16, 32: 32}
+REQUESTS = {1: 6, 8: 16, 32: 32}
 """Requests of a round by concurrency: five to fifteen seconds of work on two cores."""
 IDLE_CPU = 0.02
 """CPU share above which an idle server disturbs the other one's turn."""

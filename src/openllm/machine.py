@@ -18,6 +18,8 @@ _CGROUPS = Path("/sys/fs/cgroup")
 _DEVICES = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 _ASKED = "name,memory.total,memory.free,driver_version,compute_cap,uuid"
 _SECONDS = 5.0
+# Begins the name of a part of a card, of which nvidia-smi does not tell what is free.
+_PART = "MIG-"
 
 
 class Card(NamedTuple):
@@ -63,25 +65,26 @@ def usable_cores() -> float:
     return round(cores, 2)
 
 
-def free_cards() -> tuple[int, ...]:
-    """Return the free bytes of each NVIDIA card this process may use; () where there is none.
+def free_cards() -> tuple[int, ...] | None:
+    """Return the free bytes of each card this process may use; () where there is none.
 
-    Where a card is there and nvidia-smi is not, torch is asked if it is installed.
+    None where cards are there and nvidia-smi does not tell what is free on each of them.
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = visible is not None and visible.strip() in ("", "-1")
     if hidden or not any(path.exists() for path in _DEVICES):
         return ()
     smi = shutil.which("nvidia-smi")
-    if smi is None:
-        return _by_torch()
+    if smi is None or (visible is not None and _PART in visible):
+        return None
     try:
         cards = nvidia_cards(smi)
     except OSError:
-        return ()
+        return None
     if visible is not None:
         cards = tuple(_visible(cards, visible))
-    return tuple(card.free for card in cards if card.free is not None)
+    free = tuple(card.free for card in cards if card.free is not None)
+    return free if len(free) == len(cards) else None
 
 
 def nvidia_cards(smi: str, seconds: float = _SECONDS) -> tuple[Card, ...]:
@@ -110,8 +113,7 @@ def nvidia_cards(smi: str, seconds: float = _SECONDS) -> tuple[Card, ...]:
 def _visible(cards: Sequence[Card], listed: str) -> Iterator[Card]:
     """Yield what CUDA shows for a list of numbers and of beginnings of UUIDs.
 
-    As with CUDA the list ends at what is no card. So does it at a part of a card (MIG-...), of
-    which nvidia-smi does not tell what is free.
+    As with CUDA the list ends at what is no card.
     """
     for each in map(str.strip, listed.split(",")):
         if each.isdecimal():
@@ -166,15 +168,6 @@ def _card(line: str) -> Card:
 
 def _of_mib(text: str) -> int | None:
     return int(text) << 20 if text.isdigit() else None
-
-
-def _by_torch() -> tuple[int, ...]:
-    try:
-        import torch
-    except ImportError:
-        return ()
-    count = torch.cuda.device_count()
-    return tuple(int(torch.cuda.mem_get_info(card)[0]) for card in range(count))
 
 
 def _read(path: Path) -> str:

@@ -16,16 +16,14 @@ import pytest
 import uvicorn
 from msgspec.structs import replace
 
+from openllm.bento.edge import Front
 from openllm.bento.listen import listen
-from openllm.config.model import LoadOptions, RequestDefaults
+from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
 from openllm.config.server import ServerSettings
 from openllm.engines.scripted_engine import ScriptedEngine
 from openllm.errors import ModelNotFoundError
 from openllm.fleet import ModelStatus
 from openllm.fleet.measures import ModelMeasures, ModelReport
-from openllm.server.app import build_app
-from openllm.server.guard import Guard
-from openllm.server.metrics_requests import RequestMeasures
 from openllm.server.protocol import HttpProtocol
 from openllm.types import CompletionChunk, EmbeddingOutput, GenerateRequest, LocalModel, Prompt
 
@@ -88,6 +86,9 @@ class ScriptedFleet:
     def defaults(self, _: str) -> RequestDefaults:
         return self._defaults
 
+    def find(self, name: str) -> ServedHere:
+        return ServedHere(self, name)
+
     def resolve(self, name: str | None) -> str:
         if not name:
             return next(iter(self.engines))
@@ -118,6 +119,33 @@ class ScriptedFleet:
         return await self.engines[name].detokenize(token_ids)
 
 
+class ServedHere:
+    """A model of such a fleet, which works only while it is held."""
+
+    def __init__(self, fleet: ScriptedFleet, name: str) -> None:
+        self._fleet = fleet
+        self._name = name
+        self._held = False
+        self.config = ModelConfig(defaults=fleet.defaults(name))
+
+    def status(self) -> ModelStatus:
+        return self._fleet.status(self._name)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        self._held = True
+        yield
+        self._held = False
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
+        assert self._held
+        return self._fleet.generate(self._name, request)
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        assert self._held
+        return await self._fleet.detokenize(self._name, token_ids)
+
+
 def scripted_engine(folder: Path, name: str, **changes: Any) -> ScriptedEngine:
     path = folder / f"{name}.script.json"
     path.write_text(json.dumps({**SCRIPT, **changes}))
@@ -128,8 +156,9 @@ def scripted_engine(folder: Path, name: str, **changes: Any) -> ScriptedEngine:
 class Server:
     """What tests know of a running server."""
 
-    def __init__(self, fleet: Any, port: int, loop: asyncio.AbstractEventLoop) -> None:
-        self.fleet = fleet
+    def __init__(self, front: Front, port: int, loop: asyncio.AbstractEventLoop) -> None:
+        self.front = front
+        self.fleet: Any = front.fleet
         self.port = port
         self.loop = loop
         self.url = f"http://127.0.0.1:{port}"
@@ -152,10 +181,13 @@ def running(fleet: Any, settings: ServerSettings | None = None) -> Iterator[Serv
 
     async def main() -> None:
         await fleet.start()
-        requests = RequestMeasures()
-        app = Guard(build_app(fleet, settings, requests=requests), settings, requests)
+        held["front"] = Front(fleet, settings)
         config = uvicorn.Config(
-            app, http=HttpProtocol, lifespan="off", log_config=None, timeout_graceful_shutdown=2
+            held["front"],
+            http=HttpProtocol,
+            lifespan="off",
+            log_config=None,
+            timeout_graceful_shutdown=2,
         )
         held["server"] = uvicorn.Server(config)
         held["loop"] = asyncio.get_running_loop()
@@ -167,7 +199,7 @@ def running(fleet: Any, settings: ServerSettings | None = None) -> Iterator[Serv
     thread.start()
     assert ready.wait(10)
     try:
-        yield Server(fleet, sock.getsockname()[1], held["loop"])
+        yield Server(held["front"], sock.getsockname()[1], held["loop"])
     finally:
         held["server"].should_exit = True
         thread.join(10)

@@ -71,7 +71,9 @@ def connected(
 
 
 @contextmanager
-def running_grpc(fleet: Any, settings: ServerSettings | None = None) -> Iterator[Peer]:
+def running_grpc(
+    fleet: Any, settings: ServerSettings | None = None, *, grace: float = 2
+) -> Iterator[Peer]:
     """Serve `fleet` on a free loopback port from a thread with a loop of its own."""
     sock = listen("127.0.0.1", 0, 128)
     port = sock.getsockname()[1]
@@ -85,7 +87,7 @@ def running_grpc(fleet: Any, settings: ServerSettings | None = None) -> Iterator
         await server.start(sock)
         ready.set()
         await held["end"].wait()
-        await server.stop(2)
+        await server.stop(grace)
         await fleet.close()
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from functools import partial
+from queue import SimpleQueue
 
 import grpc
 import psutil
@@ -303,6 +304,33 @@ def test_metadata_over_the_limit_is_refused() -> None:
             peer, lambda: peer.call("ListModels", pb.ListModelsRequest(), metadata=many)
         )
         assert code == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/grpc.health.v1.Health/Watch",
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    ],
+)
+def test_standing_calls_have_no_limit_and_end_first(path: str) -> None:
+    settings = ServerSettings(grpc=True, timeout=0.5)
+    with (
+        running_grpc(StubFleet(short), settings, grace=60) as peer,
+        grpc.insecure_channel(f"127.0.0.1:{peer.port}") as channel,
+    ):
+        requests: SimpleQueue[bytes | None] = SimpleQueue()
+        requests.put(b"")
+        call = channel.stream_stream(path)(iter(requests.get, None), timeout=120)
+        next(call)
+        time.sleep(1.0)
+        assert call.is_active()
+        begun = time.monotonic()
+        peer.stop()
+        code, text, _ = ended(peer, lambda: list(call))
+        requests.put(None)
+        assert time.monotonic() - begun < 30  # Half of the grace.
+    assert (code, text) == ("UNAVAILABLE", "the server is shutting down")
 
 
 def test_at_the_end_running_calls_are_told() -> None:

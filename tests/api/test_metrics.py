@@ -167,7 +167,7 @@ async def test_every_dialect_names_its_model_and_route(served: Server) -> None:
     now = await scrape(served)
     for path in bodies:
         assert now[f'openllm_requests_total{{model="slow",route="{path}",status="200"}}'] == 1
-    assert now['openllm_requests_total{model="",route="/v1/models/{model}",status="200"}'] == 1
+    assert now['openllm_requests_total{model="demo",route="/v1/models/{model}",status="200"}'] == 1
     assert now['openllm_generations_total{finish_reason="stop",model="slow"}'] == 4
 
 

@@ -243,6 +243,20 @@ async def test_clients_share_a_download_and_none_ends_it_for_others(
     assert downloads.asked == ["org/name"]
 
 
+@pytest.mark.reliability("F-09", "F-15")
+async def test_other_settings_leave_the_downloads(pulling: Server, downloads: Downloads) -> None:
+    downloads.held.clear()
+    before = asyncio.create_task(pull(pulling, "org/name"))
+    await asyncio.sleep(0.3)
+    pulling.front.apply(ServerSettings(allow_pull=True, timeout=300))
+    after = asyncio.create_task(pull(pulling, "org/name"))
+    await asyncio.sleep(0.3)
+    downloads.held.set()
+    for answer in await asyncio.gather(before, after):
+        assert events(answer)[-1]["tag"] == TAG
+    assert downloads.asked == ["org/name"]
+
+
 @pytest.mark.reliability("F-01")
 async def test_when_the_last_client_leaves_the_download_ends(
     pulling: Server, downloads: Downloads

@@ -179,7 +179,7 @@ def test_two_families_and_a_users_own_runner(tmp_path: Path) -> None:
         for family in ("llama", "bloom"):
             row = find(family)
             assert row is not None
-            hub.add_repo(row.model_id, {DEMO.name: DEMO.read_bytes()})
+            hub.add_repo(row.model_id, {DEMO.name: DEMO.read_bytes()}, row.revision)
         home = str(tmp_path / "home")
         with serving(tmp_path, HF_ENDPOINT=hub.url, BENTOML_HOME=home) as url:
             assert hub.body_bytes <= 2 * 1.05 * DEMO.stat().st_size

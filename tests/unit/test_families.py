@@ -253,20 +253,13 @@ def test_every_name_and_size_means_a_model_on_the_hub() -> None:
             assert ref.served_name == name
 
 
-UNPINNED = {
-    *("bloom", "chatglm", "cohere", "hunyuan", "llama", "mpt", "nemotron", "qwen"),
-    *("stablelm", "stablelm2", "yi"),
-}
-"""Families of whose default model no commit is known to be a good one."""
-
-
 @pytest.mark.spec("S0-03")
 def test_default_models_are_pinned_to_a_commit() -> None:
     for row in families():
         ref = expand(parse_ref(row.name), Registry())
         assert (ref.repo, ref.revision) == (row.model_id, row.revision), row.name
-        assert bool(re.fullmatch("[0-9a-f]{40}", row.revision)) != (row.name in UNPINNED), row.name
-    commits = [row.revision for row in families() if row.revision]
+        assert re.fullmatch("[0-9a-f]{40}", row.revision), row.name
+    commits = [row.revision for row in families()]
     assert len(set(commits)) == len(commits)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,10 @@ from openllm.config.model import ModelConfig
 from openllm.errors import EngineStartError, EngineUnavailableError, ModelNotFoundError
 from openllm.fleet import Fleet
 from openllm.fleet.served import ServedModel
+from openllm.models import store
+from openllm.types import LocalModel
 from tests.unit.fake_runners import FakeRunner, install, model, until
+from tests.unit.models.store_models import added
 
 pytestmark = pytest.mark.anyio
 
@@ -95,3 +99,20 @@ async def test_who_waits_is_refused_when_the_last_restart_fails(
     assert "the file is broken" in error.message
     assert len(runners.made) == 3
     await served.close()
+
+
+@pytest.mark.reliability("F-07")
+async def test_a_served_model_stays_in_the_store(
+    runners: type[FakeRunner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    stored = added()
+    local = LocalModel(name="demo", path=stored.folder, format="safetensors", tag=stored.tag)
+    served = ServedModel(local, ModelConfig(), 8)
+    await served.start()
+    await asyncio.sleep(0.01)
+    runners.made[0].die()  # Until the next one has loaded it, no process of an engine holds it.
+    assert store.collect(quota=0).models == ()
+    await until(lambda: len(runners.made) == 2)
+    await served.close()
+    assert [each.tag for each in store.collect(quota=0).models] == [stored.tag]

@@ -72,10 +72,35 @@ def test_an_answer_of_one_chunk_has_no_time_between_tokens() -> None:
     measures = ModelMeasures()
     with GenerationMeasure(measures, 1) as measure:
         measure.admit()
-        measure.mark(last(1))
+        measure.mark(replace(last(3), token_ids=(1, 2, 3)))
     assert sum(measures.first_token_seconds.counts) == 1
     assert sum(measures.token_seconds.counts) == 0
-    assert measures.generated_tokens == 1
+    assert measures.generated_tokens == 3
+
+
+def test_an_answer_without_a_token_has_no_first_one() -> None:
+    measures = ModelMeasures()
+    with GenerationMeasure(measures, 1) as measure:
+        measure.mark(CompletionChunk(0, ""))
+        measure.mark(last(0))
+    assert sum(measures.first_token_seconds.counts) == 0
+    assert sum(measures.token_seconds.counts) == 0
+
+
+def test_each_sequence_is_timed_from_its_own_first_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = iter((0.0, 1.0, 5.0, 7.0, 9.0))
+    monkeypatch.setattr("openllm.fleet.measures.perf_counter", lambda: next(now))
+    measures = ModelMeasures()
+    with GenerationMeasure(measures, 2) as measure:
+        measure.mark(CompletionChunk(0, "a", (1,)))
+        assert measure.silent == {1}
+        measure.mark(CompletionChunk(1, "bcd", (2, 3, 4)))
+        assert measure.silent == set()
+        measure.mark(last(4, 0))  # Three tokens in 6 s.
+        measure.mark(last(5, 1))  # Two tokens in 4 s.
+    assert measures.first_token_seconds.sum == 1.0
+    assert sum(measures.token_seconds.counts) == 2
+    assert measures.token_seconds.sum == 4.0
 
 
 def test_the_prompt_of_several_sequences_counts_once() -> None:

@@ -48,6 +48,21 @@ async def test_models_come_and_go_and_the_others_stay(runners: type[FakeRunner])
     assert names(runners) == []
 
 
+async def test_a_model_that_is_held_is_closed_later(runners: type[FakeRunner]) -> None:
+    fleet = await started(model("a"), model("b"))
+    served = fleet.find("a")
+    with served.hold():
+        replacing = asyncio.create_task(fleet.replace([model("b")], grace=60))
+        await until(lambda: len(fleet.statuses()) == 1)
+        await asyncio.sleep(0.2)
+        assert names(runners, closed=True) == []
+        async with served.lend() as runner:
+            assert runner is runners.made[0]
+    await replacing
+    assert names(runners, closed=True) == ["a"]
+    await fleet.close()
+
+
 async def test_defaults_of_requests_change_in_place(runners: type[FakeRunner]) -> None:
     fleet = await started(model("a"), model("b"))
     config = ModelConfig(defaults=RequestDefaults(temperature=0.5))

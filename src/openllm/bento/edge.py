@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 from openllm.config.server import ServerSettings
 from openllm.errors import OpenLLMError
 from openllm.fleet import Fleet
+from openllm.server.access_log import show_access
 from openllm.server.app import build_app
 from openllm.server.guard import Guard
 from openllm.server.metrics_requests import RequestMeasures
+from openllm.server.pulls import Pulls
 
 if TYPE_CHECKING:
     import bentoml
@@ -44,6 +45,7 @@ class Front:
         """As `apply`; raises what it raises."""
         self.fleet = fleet
         self._requests = RequestMeasures()
+        self._pulls = Pulls()
         self.apply(settings, download)
 
     @property
@@ -59,10 +61,9 @@ class Front:
         Raises:
             ConfigurationError: Keys, hosts or origins are wrong; nothing was changed.
         """
-        app = build_app(self.fleet, settings, download, self._requests)
+        app = build_app(self.fleet, settings, download, self._requests, self._pulls)
         self._guard, self._app = Guard(app, settings, self._requests), app
-        if settings.access_log:
-            logging.getLogger("openllm.access").setLevel(logging.INFO)
+        show_access(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._guard(scope, receive, send)

@@ -10,21 +10,20 @@ import os
 import shlex
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from openllm.config.server import ServerSettings
-from openllm.errors import ConfigurationError, OpenLLMError
+from openllm.errors import ConfigurationError
 from openllm.fleet import Fleet
 
 if TYPE_CHECKING:
     from ssl import SSLContext
     from types import FrameType
 
+    from openllm.bento.edge import OnStarted
     from openllm.config.download import DownloadOptions
     from openllm.server.grpc_server import GrpcServer
-
-    OnStarted = Callable[[dict[str, OpenLLMError]], Awaitable[None]]
 
 PACKAGES = {
     "hpack": "hpack",
@@ -90,8 +89,8 @@ class GrpcProcess:
         return self._ending.is_set()
 
     @should_exit.setter
-    def should_exit(self, _: bool) -> None:
-        self._ending.set()
+    def should_exit(self, ends: bool) -> None:
+        (self._ending.set if ends else self._ending.clear)()
 
     def apply(self, settings: ServerSettings, _: DownloadOptions | None = None) -> None:
         """Serve by these settings from now on; raises `ConfigurationError` and changes nothing."""

@@ -31,6 +31,9 @@ logger = logging.getLogger("openllm")
 SURE = 0.5
 """Of the overhead, what is needed for sure; weights and cache are known to the byte."""
 
+Cards = Sequence[int] | None
+"""Free bytes of each card; None where there are some of which that is not known."""
+
 _LIKE_A_PATH = re.compile(r"\S*/\S*|\S*\.[A-Za-z0-9]{1,5}")
 
 
@@ -117,14 +120,14 @@ def memory_doubt(entry: Entry) -> str:
         return error.message
 
 
-def _claim_here(model: LocalModel, load: LoadOptions, cards: Sequence[int]) -> _Claim | None:
+def _claim_here(model: LocalModel, load: LoadOptions, cards: Cards) -> _Claim | None:
     engine = choose_engine(model, load).name
     known = engine in ENGINES and load.load_format != "dummy"
     facts = facts_of(model) if known else None
     return None if facts is None else _claim(model.name, facts, engine, load, cards)
 
 
-def _claim_of(entry: Entry, cards: Sequence[int]) -> _Claim | None:
+def _claim_of(entry: Entry, cards: Cards) -> _Claim | None:
     load = entry.config.load
     if load.load_format == "dummy":
         return None
@@ -143,9 +146,11 @@ def _claim_of(entry: Entry, cards: Sequence[int]) -> _Claim | None:
 
 
 def _claim(
-    name: str, facts: ModelFacts, engine: str, load: LoadOptions, cards: Sequence[int]
-) -> _Claim:
-    use = use_of(facts, engine, load, cards=bool(cards))
+    name: str, facts: ModelFacts, engine: str, load: LoadOptions, cards: Cards
+) -> _Claim | None:
+    use = use_of(facts, engine, load, cards=cards)
+    if use.place == "gpu" and cards is None:
+        return None
     if engine == "llamacpp" and load.context_length is not None:
         took = need(facts, use)  # It takes the whole cache at once, and never less than asked.
     else:
@@ -153,17 +158,17 @@ def _claim(
     overhead = 0.0 if use.place == "gpu" else SURE * took.overhead
     weights = 0 if engine == "llamacpp" else took.weights
     sure = weights + took.cache + int(overhead)
-    on = cards_of(engine, load, len(cards)) if use.place == "gpu" else ()
+    on = cards_of(engine, load, len(cards)) if cards and use.place == "gpu" else ()
     return _Claim(name, on, took, sure)
 
 
-def _doubt(found: Sequence[_Claim | None], cards: Sequence[int]) -> str:
+def _doubt(found: Sequence[_Claim | None], cards: Cards) -> str:
     """Return what is to be told of these claims together, "" if nothing is."""
     claims = [claim for claim in found if claim is not None]
     doubts = [_compare([each for each in claims if not each.cards], free_memory(), SERVER_BYTES)]
     for room in sorted({each.cards for each in claims if each.cards}):
         within = [each for each in claims if each.cards and set(each.cards) <= set(room)]
-        doubts.append(_compare(within, sum(cards[each] for each in room), 0))
+        doubts.append(_compare(within, sum((cards or ())[each] for each in room), 0))
     return "; ".join(filter(None, doubts))
 
 

@@ -41,6 +41,9 @@ IN_PLACE = frozenset({
 })  # fmt: skip
 """Settings of the server that hold for the next request; the others need a new process."""
 
+NOT_BY_GRPC = frozenset({"max_body_bytes"})
+"""Those of them that gRPC's core is given when it starts."""
+
 
 class Reload:
     """Reads the configuration again each time it is asked to.
@@ -114,7 +117,7 @@ class Reload:
         with undone_on_failure():  # Reading sets the folder of models.
             wanted = self._read()
             check(wanted)
-            new = {name: getattr(wanted.server, name) for name in IN_PLACE}
+            new = {name: getattr(wanted.server, name) for name in _in_place(now)}
             server = now.model_copy(update=new)
             keys = _key_file(server)
             self._apply(server, wanted.download)
@@ -181,6 +184,10 @@ def _key_file(settings: ServerSettings) -> bytes:
     """Return a digest of the keys' file, as its content can change under its name."""
     file = settings.api_key_file
     return sha256(file.read_bytes()).digest() if file else b""
+
+
+def _in_place(settings: ServerSettings) -> frozenset[str]:
+    return IN_PLACE - NOT_BY_GRPC if settings.grpc else IN_PLACE
 
 
 def _changes(before: ServerSettings, now: ServerSettings) -> list[str]:

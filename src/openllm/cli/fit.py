@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("ENGINE", "WEIGHTS", "KV", "OVERHEAD", "NEED", "FREE", "FITS", "LARGEST CONTEXT")
 
+_UNKNOWN_CARDS = "nvidia-smi does not tell what is free on the cards of this machine"
+
 
 class _Row(NamedTuple):
     """An engine that could run the model, and what it lacks here; "" if it is installed."""
@@ -114,8 +116,11 @@ def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[_Row]
         if reason is not None:
             reasons.append(reason)
             continue
-        use = use_of(facts, engine, load, cards=bool(cards))
-        if use.place == "gpu":
+        use = use_of(facts, engine, load, cards=cards)
+        if use.place == "gpu" and cards is None:
+            reasons.append(f"{engine}: {_UNKNOWN_CARDS}")
+            continue
+        if cards and use.place == "gpu":
             free = sum(cards[each] for each in cards_of(engine, load, len(cards)))
         else:
             free = free_memory()

@@ -20,6 +20,8 @@ from openllm.types import CompletionChunk, EmbeddingOutput, GenerateRequest, Loc
 
 logger = logging.getLogger("openllm.fleet")
 
+Settings = Sequence[tuple[LocalModel, ModelConfig]]
+
 MAX_WAITING = 512
 DRAIN_POLL = 0.05
 
@@ -65,7 +67,8 @@ class Fleet:
         self._served: dict[str, ServedModel] = {}
         self._loaded: dict[str, _Loaded] = {}
         self._leaving: list[ServedModel] = []
-        self._take(models, configs or {})
+        settings = _settings(models, configs)
+        self._take(settings, _loaded(settings))
 
     @property
     def ready(self) -> bool:
@@ -80,11 +83,11 @@ class Fleet:
         return tuple(served.report() for served in self._served.values())
 
     def status(self, name: str) -> ModelStatus:
-        return self._find(name).status()
+        return self.find(name).status()
 
     def defaults(self, name: str) -> RequestDefaults:
         """The sampling values of requests to this model that leave them out."""
-        return self._find(name).config.defaults
+        return self.find(name).config.defaults
 
     def resolve(self, name: str | None) -> str:
         """Return the served name that a request means; without a name the first model.
@@ -94,7 +97,7 @@ class Fleet:
         """
         if not name:
             return next(iter(self._served))
-        return self._find(name).model.name
+        return self.find(name).model.name
 
     async def start(self) -> dict[str, OpenLLMError]:
         """Load all models at once; return what went wrong by model."""
@@ -120,10 +123,12 @@ class Fleet:
         Raises:
             ConfigurationError: The file of a pre-prompt cannot be read; nothing was changed.
         """
+        settings = _settings(models, configs)
+        wanted = await asyncio.to_thread(_loaded, settings)
         before, loaded = self._served, self._loaded
         defaults = {name: each.config.defaults for name, each in before.items()}
         working = {name for name, each in before.items() if each.state != "failed"}
-        self._take(models, configs or {})
+        self._take(settings, wanted)
         fresh = {name: each for name, each in self._served.items() if each is not before.get(name)}
         leaving = [each for name, each in before.items() if each is not self._served.get(name)]
         for each in fresh.values():
@@ -150,18 +155,16 @@ class Fleet:
         everyone = (*self._served.values(), *self._leaving)
         await asyncio.gather(*(served.close() for served in everyone))
 
-    def _take(self, models: Sequence[LocalModel], configs: Mapping[str, ModelConfig]) -> None:
+    def _take(self, settings: Settings, loaded: dict[str, _Loaded]) -> None:
         """Let requests find these models and no others; keep what can serve on as it is."""
-        settings = {model.name: configs.get(model.name, ModelConfig()) for model in models}
-        loaded = {model.name: _Loaded.of(model, settings[model.name]) for model in models}
         served = {}
-        for model in models:
+        for model, config in settings:
             name = model.name
             known = self._served.get(name)
             if known is None or known.state == "failed" or loaded[name] != self._loaded[name]:
-                served[name] = self._fresh(model, settings[name], known)
+                served[name] = self._fresh(model, config, known)
             else:
-                known.config = settings[name]
+                known.config = config
                 served[name] = known
         self._served, self._loaded = served, loaded
 
@@ -187,7 +190,7 @@ class Fleet:
     async def _retire(self, served: ServedModel, grace: float) -> None:
         """Close a model that no request finds any more, once those that it has are done."""
         deadline = monotonic() + grace
-        while (served.running or served.waiting) and monotonic() < deadline:  # noqa: ASYNC110
+        while served.held and monotonic() < deadline:  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL)
         await served.close()
         self._leaving.remove(served)
@@ -211,28 +214,28 @@ class Fleet:
         self, name: str, request: GenerateRequest
     ) -> AsyncGenerator[CompletionChunk, None]:
         """Queue for the model and yield deltas; see `openllm.engines.base.Engine.generate`."""
-        return self._find(name).generate(request)
+        return self.find(name).generate(request)
 
     async def embed(self, name: str, inputs: Sequence[Prompt]) -> EmbeddingOutput:
-        served = self._find(name)
+        served = self.find(name)
         async with served.lend() as runner:
             output = await runner.embed(inputs)
         served.measures.prompt_tokens += output.prompt_tokens
         return output
 
     async def tokenize(self, name: str, text: str, *, special: bool) -> list[int]:
-        async with self._find(name).lend() as runner:
+        async with self.find(name).lend() as runner:
             return await runner.tokenize(text, special=special)
 
     async def detokenize(self, name: str, token_ids: Sequence[int]) -> str:
-        async with self._find(name).lend() as runner:
-            return await runner.detokenize(token_ids)
+        return await self.find(name).detokenize(token_ids)
 
     def pids(self) -> dict[str, int | None]:
         """The process of each model's runner."""
         return {name: served.pid for name, served in self._served.items()}
 
-    def _find(self, name: str) -> ServedModel:
+    def find(self, name: str) -> ServedModel:
+        """Return the model that is served by this name now; raises `ModelNotFoundError`."""
         if served := self._served.get(name):
             return served
         known = ", ".join(self._served)
@@ -262,6 +265,14 @@ class _Loaded(NamedTuple):
         # What the store has under a tag stays.
         files = tuple(each for part in parts if not part.tag for each in _files(part.path))
         return cls(model, config.load, preprompt_text(config.defaults.prompt), files)
+
+
+def _settings(models: Sequence[LocalModel], configs: Mapping[str, ModelConfig] | None) -> Settings:
+    return [(model, (configs or {}).get(model.name, ModelConfig())) for model in models]
+
+
+def _loaded(settings: Settings) -> dict[str, _Loaded]:
+    return {model.name: _Loaded.of(model, config) for model, config in settings}
 
 
 def _files(path: str) -> tuple[tuple[str, int, int], ...]:

@@ -30,8 +30,8 @@ class ModelMeasures:
 
     Attributes:
         queue_seconds: From a generation's arrival to its turn.
-        first_token_seconds: From its arrival to its first chunk, the queue included.
-        token_seconds: Of each sequence, the mean time between two tokens behind the first chunk.
+        first_token_seconds: From its arrival to its first token, the queue included.
+        token_seconds: Of each sequence, the mean time between two tokens behind its first ones.
         prompt_tokens: Of generations that came to an end; those of a prompt count once.
         cached_tokens: Those of them that were not read again.
         generated_tokens: Of all generations, the ones that were cut short too.
@@ -56,22 +56,22 @@ class ModelMeasures:
 class GenerationMeasure:
     """Follows one generation from its arrival; a context, whose exit says how it ended.
 
-    The totals grow at the first chunk and at the end, so that chunks in between cost nothing but a
-    sum of theirs.
+    The totals grow when sequences begin and end, so that chunks in between cost nothing but a sum
+    of theirs.
 
     Attributes:
         tokens: Generated so far, counted by whoever sees the chunks.
-        begun: Whether the first chunk has been marked.
+        silent: Sequences of which no token has been marked.
     """
 
     __slots__ = (
         "_arrived",
         "_finished_tokens",
-        "_first",
+        "_firsts",
         "_measures",
         "_open",
         "_prompt_counted",
-        "begun",
+        "silent",
         "tokens",
     )
 
@@ -80,8 +80,9 @@ class GenerationMeasure:
         self._open = sequences
         self._finished_tokens = 0
         self._prompt_counted = False
-        self._arrived = self._first = perf_counter()
-        self.begun = False
+        self._arrived = perf_counter()
+        self._firsts: dict[int, tuple[float, int]] = {}
+        self.silent = set(range(sequences))
         self.tokens = 0
 
     def __enter__(self) -> GenerationMeasure:
@@ -103,12 +104,13 @@ class GenerationMeasure:
         self._measures.queue_seconds.observe(perf_counter() - self._arrived)
 
     def mark(self, chunk: CompletionChunk) -> None:
-        """Note the first chunk, and every one that ends a sequence."""
+        """Note a chunk of a silent sequence, or one that ends a sequence."""
         now = perf_counter()
-        if not self.begun:
-            self.begun = True
-            self._first = now
-            self._measures.first_token_seconds.observe(now - self._arrived)
+        if chunk.index in self.silent and (chunk.token_ids or chunk.text):
+            if not self._firsts:
+                self._measures.first_token_seconds.observe(now - self._arrived)
+            self.silent.discard(chunk.index)
+            self._firsts[chunk.index] = now, max(1, len(chunk.token_ids))
         if chunk.finish_reason is not None:
             self._finish(chunk, now)
 
@@ -124,8 +126,9 @@ class GenerationMeasure:
             measures.prompt_tokens += chunk.usage.prompt_tokens
             measures.cached_tokens += chunk.usage.cached_tokens
         self._finished_tokens += tokens
-        if tokens > 1:
-            measures.token_seconds.observe((now - self._first) / (tokens - 1))
+        begun, together = self._firsts.get(chunk.index, (now, tokens))
+        if tokens > together:
+            measures.token_seconds.observe((now - begun) / (tokens - together))
 
 
 class ModelReport(Struct, frozen=True, kw_only=True):

@@ -7,8 +7,8 @@ import hashlib
 import logging
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, aclosing, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +18,7 @@ from openllm.config.model import ModelConfig
 from openllm.errors import EngineUnavailableError, OpenLLMError
 from openllm.fleet.measures import GenerationMeasure, ModelMeasures, ModelReport
 from openllm.gate import Gate
+from openllm.llm.model_files import keep
 from openllm.runner.client import Runner
 from openllm.types import Capabilities, CompletionChunk, GenerateRequest, LocalModel
 
@@ -69,6 +70,8 @@ class ServedModel:
         self._runner: Runner | None = None
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._keeper: asyncio.Task[None] | None = None
+        self._holds = 0
+        self._kept = ExitStack()
 
     @property
     def pid(self) -> int | None:
@@ -81,6 +84,20 @@ class ServedModel:
     @property
     def running(self) -> int:
         return self._gate.running
+
+    @property
+    def held(self) -> bool:
+        """Whether a request has something to do with it, or will have."""
+        return bool(self._holds or self.running or self.waiting)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Let a request that needs the model more than once have the same one each time."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
 
     def status(self) -> ModelStatus:
         return ModelStatus(
@@ -102,13 +119,16 @@ class ServedModel:
         )
 
     async def start(self) -> None:
-        """Load the model; from then on a dead runner is replaced until `close`.
+        """Load the model; from then on a dead runner is replaced until `close`, for which the
+        model stays in the store.
 
         Raises:
             EngineStartError: It could not be loaded; the model's state is "failed".
+            ModelFileError: It is in the store no more; the same.
         """
         self.state = "loading"
         try:
+            self._kept.enter_context(keep(self.model))
             await self._launch()
         except OpenLLMError as error:
             self._fail(error.message)
@@ -124,6 +144,7 @@ class ServedModel:
         self._gate.refuse(self._unavailable())
         if self._runner is not None:
             await self._runner.close()
+        self._kept.close()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
         with GenerationMeasure(self.measures, request.params.n) as measure:
@@ -134,9 +155,13 @@ class ServedModel:
                 measure.admit()
                 async for chunk in chunks:
                     measure.tokens += len(chunk.token_ids)
-                    if chunk.finish_reason is not None or not measure.begun:
+                    if chunk.finish_reason is not None or chunk.index in measure.silent:
                         measure.mark(chunk)
                     yield chunk
+
+    async def detokenize(self, token_ids: Sequence[int]) -> str:
+        async with self.lend() as runner:
+            return await runner.detokenize(token_ids)
 
     @asynccontextmanager
     async def lend(self, units: int = 1) -> AsyncIterator[Runner]:

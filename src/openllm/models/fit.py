@@ -8,6 +8,7 @@ it can drop the file's pages.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -234,14 +235,18 @@ def judge(facts: ModelFacts, use: Use, free: int, *, context_asked: bool = False
     )
 
 
-def use_of(facts: ModelFacts, engine: str, load: LoadOptions, *, cards: bool) -> Use:
+def use_of(
+    facts: ModelFacts, engine: str, load: LoadOptions, *, cards: Sequence[int] | None
+) -> Use:
     """Return how `engine` would run the model with these options, on a card if there are `cards`.
 
+    `cards` as `openllm.machine.free_cards` returns them: there are some if it is None.
     llama.cpp counts as computing on the processor: what is installed with this package does.
     """
     own = own_context(facts)
     asked = load.context_length or own
-    device = "cpu" if engine == "llamacpp" or not cards else load.device or "cuda"
+    none = cards is not None and not cards
+    device = "cpu" if engine == "llamacpp" or none else load.device or "cuda"
     return Use(
         engine=engine,
         context=min(asked, own) if facts.context_length else asked,

@@ -22,6 +22,7 @@ from openllm.config.download import DownloadOptions
 from openllm.errors import ModelFetchError
 from openllm.models import store
 from openllm.models.hub import RemoteFile, offered
+from openllm.models.pull_cache import link_cached
 from openllm.models.pull_pins import pinned
 from openllm.models.pull_plan import Framework, Plan
 from openllm.models.pull_room import Room, arrived
@@ -122,6 +123,8 @@ def _acquired(lock: FileLock) -> bool:
 
 def _download(plan: Plan, report: OnProgress) -> StoredModel:
     folder = plan.folder
+    if plan.ref.kind == "hub":
+        link_cached(plan.remote.source, plan.files, folder)
     room = Room(plan, folder)
     room.check(plan.known)
     watch = Watch(Pace(plan.options.download_rate), _Reporter(plan, report), room.check_growth)

@@ -49,14 +49,20 @@ class Room:
             )
 
     def _make_room(self, total: int, quota: int) -> None:
-        for dry_run in (True, False):  # Nothing is removed for what will not fit all the same.
-            used = store.collect(quota=quota - total, dry_run=dry_run).used
-            if used + total > quota:
-                raise ModelFetchError(
-                    f"{self._plan.remote.source} needs {size_text(total)}; the quota of"
-                    f" {size_text(quota)} has {size_text(max(quota - used, 0))} left beside models"
-                    " that are in use or wanted by the same command: raise --store-quota"
-                )
+        promise = self._folder / store.PROMISED
+        with store.dividing():
+            promise.unlink(missing_ok=True)
+            others = store.promised(self._folder)
+            for dry_run in (True, False):  # Nothing is removed for what will not fit all the same.
+                used = store.collect(quota=quota - others - total, dry_run=dry_run).used + others
+                if used + total > quota:
+                    raise ModelFetchError(
+                        f"{self._plan.remote.source} needs {size_text(total)}; the quota of"
+                        f" {size_text(quota)} has {size_text(max(quota - used, 0))} left beside"
+                        " models that are in use, being downloaded, or wanted by the same command:"
+                        " raise --store-quota"
+                    )
+            promise.write_text(str(total), "ascii")
 
     def check_growth(self, done: int) -> None:
         """Check again now that there are `done` bytes of a file whose length was not told."""
@@ -70,6 +76,7 @@ class Room:
 def arrived(folder: Path) -> int:
     """Return the bytes of a model that are here already."""
     try:
-        return sum(one.stat().st_size for one in folder.rglob("*") if one.is_file())
+        files = (one for one in folder.rglob("*") if one.name != store.PROMISED)
+        return sum(one.stat().st_size for one in files if one.is_file())
     except OSError:
         return 0  # Just moved into the store.

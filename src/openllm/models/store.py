@@ -10,12 +10,20 @@ from __future__ import annotations
 
 from openllm.models.store_change import add, remember, remove, remove_unused, touch
 from openllm.models.store_check import Damage, quick_check, verify
-from openllm.models.store_collect import Collected, collect, lock_of, staging
+from openllm.models.store_collect import (
+    PROMISED,
+    Collected,
+    collect,
+    lock_of,
+    promised,
+    staging,
+)
 from openllm.models.store_find import find, find_tag, stored
-from openllm.models.store_lock import Hold, hold
+from openllm.models.store_lock import Hold, dividing, hold
 from openllm.models.store_record import StoredFile, StoredModel, home
 
 __all__ = [
+    "PROMISED",
     "Collected",
     "Damage",
     "Hold",
@@ -23,11 +31,13 @@ __all__ = [
     "StoredModel",
     "add",
     "collect",
+    "dividing",
     "find",
     "find_tag",
     "hold",
     "home",
     "lock_of",
+    "promised",
     "quick_check",
     "remember",
     "remove",

@@ -22,6 +22,9 @@ from openllm.models.store_record import StoredModel
 STAGING_SECONDS = 24 * 60 * 60
 """How long an interrupted download can be taken up again."""
 
+PROMISED = ".promised"
+"""The file in a download's folder that says what it has of the quota, in bytes."""
+
 _READABLE = 80
 _DIGITS = 16
 
@@ -56,6 +59,17 @@ def staging(source: str, commit: str, file: str = "") -> Path:
 def lock_of(folder: Path) -> Path:
     """Return the file whose lock (`flock`) says that a process downloads into `folder`."""
     return folder.with_name(f"{folder.name}.lock")
+
+
+def promised(beside: Path) -> int:
+    """Return what downloads that are under way have of the quota, but for the one at `beside`."""
+    total = 0
+    for file in _downloads().glob(f"*/{PROMISED}"):
+        if file.parent == beside or _abandoned(file.parent):
+            continue
+        with suppress(OSError, ValueError):  # It has just ended.
+            total += int(file.read_text("ascii"))
+    return total
 
 
 def collect(*, quota: int | None = None, dry_run: bool = False) -> Collected:

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from openllm.errors import ModelFileError
@@ -40,10 +40,19 @@ def own_folder() -> Path:
     return folder
 
 
-@contextmanager
-def changing() -> Iterator[None]:
+def changing() -> AbstractContextManager[None]:
     """Hold the lock of the store: one process at a time adds or removes a model's name."""
-    descriptor = os.open(own_folder() / "store.lock", os.O_RDWR | os.O_CREAT, 0o666)
+    return _alone("store.lock")
+
+
+def dividing() -> AbstractContextManager[None]:
+    """Hold the lock of the quota: one download at a time is given a part of it."""
+    return _alone("quota.lock")
+
+
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    descriptor = os.open(own_folder() / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         lock(descriptor, fcntl.LOCK_EX)
         yield

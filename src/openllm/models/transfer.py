@@ -61,8 +61,7 @@ def fetch_file(session: Session, remote: RemoteFile, folder: Path, watch: Watch)
     """
     target = folder / remote.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    (folder / PARTS).mkdir(exist_ok=True)
-    part = folder / PARTS / _key(remote)
+    part = part_of(folder, remote)
     for last in (False, True):
         with _open(target if target.exists() else part) as descriptor:
             content = Content(descriptor, remote)
@@ -166,11 +165,13 @@ def _open(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _key(remote: RemoteFile) -> str:
-    """Return a name for the content, the same for every process that downloads it."""
+def part_of(folder: Path, remote: RemoteFile) -> Path:
+    """Return where a file that is not complete lies, for every process that downloads it; its name
+    is the hash of its content where that is known."""
     known = remote.sha256 or remote.blob
     named = "\0".join((remote.url, remote.etag, str(remote.size)))
-    return known or hashlib.sha256(named.encode()).hexdigest()
+    (folder / PARTS).mkdir(exist_ok=True)
+    return folder / PARTS / (known or hashlib.sha256(named.encode()).hexdigest())
 
 
 def _discard(*paths: Path) -> None:

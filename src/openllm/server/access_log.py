@@ -7,9 +7,17 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from openllm.config.server import ServerSettings
+
 _MAX_PATH = 1024
 
 logger = logging.getLogger("openllm.access")
+
+
+def show_access(settings: ServerSettings) -> None:
+    """Let the lines be written if the settings ask for them."""
+    if settings.access_log:
+        logger.setLevel(logging.INFO)
 
 
 def log_access(scope: Mapping[str, Any], status: int | str, seconds: float) -> None:

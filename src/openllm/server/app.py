@@ -24,6 +24,7 @@ from openllm.server.openai_api import (
 from openllm.server.openai_embeddings import embeddings
 from openllm.server.openapi import docs_routes
 from openllm.server.pull_api import PullApi
+from openllm.server.pulls import Pulls
 
 if TYPE_CHECKING:
     from openllm.config.download import DownloadOptions
@@ -36,14 +37,16 @@ def build_app(
     settings: ServerSettings,
     download: DownloadOptions | None = None,
     requests: RequestMeasures | None = None,
+    pulls: Pulls | None = None,
 ) -> Router:
     """Return the ASGI app that serves `fleet`. Whoever made the fleet starts and closes it.
 
     Stands behind a `Guard`: it answers unknown paths and methods in plain text. `download` says how
     /pull fetches models, by the environment if it is None; `requests` are what that guard counts,
-    for /metrics.
+    for /metrics; `pulls` are the downloads for clients, which several apps may share.
     """
     requests = requests or RequestMeasures()
+    pull_api = PullApi(settings, download, pulls or Pulls())
 
     def endpoint(handler: Handler) -> ASGIApp:
         return Endpoint(handler, fleet, settings)
@@ -68,7 +71,7 @@ def build_app(
                 )
             ),
             *native_routes(endpoint),
-            Route("/pull", endpoint(PullApi(settings, download).pull), methods=["POST"]),
+            Route("/pull", endpoint(pull_api.pull), methods=["POST"]),
             metrics_route(fleet, requests),
             *docs_routes(keyed=settings.keyed),
         ],

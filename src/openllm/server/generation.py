@@ -12,7 +12,7 @@ from contextlib import aclosing
 from msgspec.structs import replace
 
 from openllm.errors import EngineError
-from openllm.fleet import Fleet
+from openllm.fleet import ServedModel
 from openllm.types import CompletionChunk, FinishReason, GenerateRequest, TokenLogprob, Usage
 
 
@@ -85,7 +85,7 @@ async def collect(chunks: AsyncGenerator[CompletionChunk, None], tally: Tally) -
 
 
 async def generate_all(
-    fleet: Fleet, model: str, requests: Sequence[GenerateRequest], width: int
+    served: ServedModel, requests: Sequence[GenerateRequest], width: int
 ) -> AsyncGenerator[CompletionChunk, None]:
     """Yield the chunks of all requests as they come; at most `width` requests run at once."""
     ready: asyncio.Queue[CompletionChunk | None] = asyncio.Queue()
@@ -94,7 +94,7 @@ async def generate_all(
     async def work() -> None:
         for number, request in waiting:
             first = number * request.params.n
-            async with aclosing(fleet.generate(model, request)) as chunks:
+            async with aclosing(served.generate(request)) as chunks:
                 async for chunk in chunks:
                     ready.put_nowait(replace(chunk, index=first + chunk.index))
 

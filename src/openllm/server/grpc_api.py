@@ -59,27 +59,27 @@ async def _get_model(call: Call, fleet: Fleet) -> None:
 
 async def _chat_completion(call: Call, fleet: Fleet) -> None:
     job = await _chat_job(call, fleet)
-    with wire_names(**CHAT_NAMES):
-        await _answer(call, fleet, CHAT, job)
+    with wire_names(**CHAT_NAMES), job.served.hold():
+        await _answer(call, CHAT, job)
 
 
 async def _chat_completion_stream(call: Call, fleet: Fleet) -> None:
     job = await _chat_job(call, fleet)
-    with wire_names(**CHAT_NAMES):
-        await _stream(call, fleet, job, ChunkEncoder(CHAT, job.answer, job.tally()))
+    with wire_names(**CHAT_NAMES), job.served.hold():
+        await _stream(call, job, ChunkEncoder(CHAT, job.answer, job.tally()))
 
 
 async def _completion(call: Call, fleet: Fleet) -> None:
     job, echo = await _completion_job(call, fleet)
-    with wire_names(**COMPLETION_NAMES):
-        await _answer(call, fleet, COMPLETION, job, await job.echo(fleet) if echo else ())
+    with wire_names(**COMPLETION_NAMES), job.served.hold():
+        await _answer(call, COMPLETION, job, await job.echo() if echo else ())
 
 
 async def _completion_stream(call: Call, fleet: Fleet) -> None:
     job, echo = await _completion_job(call, fleet)
-    with wire_names(**COMPLETION_NAMES):
-        texts = await job.echo(fleet) if echo else ()
-        await _stream(call, fleet, job, ChunkEncoder(COMPLETION, job.answer, job.tally(), texts))
+    with wire_names(**COMPLETION_NAMES), job.served.hold():
+        texts = await job.echo() if echo else ()
+        await _stream(call, job, ChunkEncoder(COMPLETION, job.answer, job.tally(), texts))
 
 
 async def _embeddings(call: Call, fleet: Fleet) -> None:
@@ -133,16 +133,14 @@ async def _completion_job(call: Call, fleet: Fleet) -> tuple[Job, bool]:
     return completion_job(fleet, fleet.resolve(wire.model), wire), bool(wire.echo)
 
 
-async def _answer(
-    call: Call, fleet: Fleet, dialect: Dialect, job: Job, echo: Sequence[str] = ()
-) -> None:
+async def _answer(call: Call, dialect: Dialect, job: Job, echo: Sequence[str] = ()) -> None:
     tally = job.tally()
-    choices = await collect(job.chunks(fleet), tally)
+    choices = await collect(job.chunks(), tally)
     await call.send(whole_answer(dialect, job.answer, choices, tally.usage(), echo))
 
 
-async def _stream(call: Call, fleet: Fleet, job: Job, encoder: ChunkEncoder) -> None:
-    async with aclosing(job.chunks(fleet)) as chunks:
+async def _stream(call: Call, job: Job, encoder: ChunkEncoder) -> None:
+    async with aclosing(job.chunks()) as chunks:
         async for chunk in chunks:
             if message := encoder.encode(chunk):
                 await call.send(message)

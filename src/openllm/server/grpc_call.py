@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Awaitable, Callable
 from time import monotonic, perf_counter
 from typing import Any, TypeVar
@@ -47,10 +48,13 @@ class Call:
     Attributes:
         unread_since: When, by `time.monotonic`, the answer was written that the client has not
             taken yet; None if it has taken all.
+        standing: Whether it lasts until its client or the server ends: it has no time limit, and
+            does not keep the server from ending.
     """
 
     def __init__(self, context: Any) -> None:
         self.unread_since: float | None = None
+        self.standing = False
         self._context = context
 
     async def read(self, kind: type[Any], checked: Callable[[Any], T]) -> T:
@@ -102,12 +106,14 @@ class Service:
         self.fleet = fleet
         self.settings = settings
         self.keys = keys
-        self._working: set[asyncio.Task[None]] = set()
+        self._working: dict[asyncio.Task[None], Call] = {}
 
-    def cancel(self) -> None:
-        """End all calls that are under way: their clients are told to come again."""
-        for task in self._working:
-            task.cancel()
+    def cancel(self, *, standing: bool = False) -> None:
+        """End the calls that are under way, or the standing ones of them: their clients are told
+        to come again."""
+        for task, call in self._working.items():
+            if call.standing or not standing:
+                task.cancel()
 
     async def serve(self, path: str, handler: Handler, context: Any, *, open_to_all: bool) -> None:
         """Serve one call; `open_to_all` asks for no key."""
@@ -132,13 +138,13 @@ class Service:
             return ProtocolError(401, NO_KEY)
         call = Call(context)
         task = asyncio.ensure_future(handler(call, self.fleet))
-        self._working.add(task)
+        self._working[task] = call
         try:
             await self._watch(call, task)
         except OpenLLMError as error:
             return error
         finally:
-            self._working.discard(task)
+            del self._working[task]
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
         return _failure(task)
@@ -152,13 +158,13 @@ class Service:
         limit = self.settings.write_timeout
         deadline = monotonic() + self.settings.timeout
         while not task.done():
-            now = monotonic()
-            if now >= deadline:
+            now, due = monotonic(), math.inf if call.standing else deadline
+            if now >= due:
                 raise DeadlineError(f"the request took longer than {self.settings.timeout:g} s")
             since = now if call.unread_since is None else call.unread_since
             if now >= since + limit:
                 raise DeadlineError(f"the answer was not read for {limit:g} s")
-            await asyncio.wait((task,), timeout=min(deadline, since + limit) - now)
+            await asyncio.wait((task,), timeout=min(due, since + limit) - now)
 
 
 def _failure(task: asyncio.Task[None]) -> Exception | None:

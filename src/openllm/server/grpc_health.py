@@ -6,6 +6,7 @@ Health of "" says that the server lives, of our service that every model is read
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ async def _check(call: Call, fleet: Fleet) -> None:
 
 async def _watch(call: Call, fleet: Fleet) -> None:
     service = await call.read(health_pb2.HealthCheckRequest, lambda message: message.service)
+    call.standing = True
     told = None
     while True:
         status = _status(fleet, service)
@@ -59,7 +61,8 @@ def _reflection(services: Sequence[str]) -> Handler:
     servicer = reflection.ReflectionServicer(services)
 
     async def reflect(call: Call, _: Fleet) -> None:
-        while (raw := await call.receive(float("inf"))) is not None:
+        call.standing = True
+        while (raw := await call.receive(math.inf)) is not None:
             request = parse_message(raw, reflection_pb2.ServerReflectionRequest)
             for response in _responses(servicer, request):
                 await call.send(response.SerializeToString())

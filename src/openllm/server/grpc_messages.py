@@ -24,6 +24,9 @@ Kind = TypeVar("Kind", bound=Message)
 
 Name = Annotated[str, Field(max_length=256)]
 
+# Where a number that goes on and on is taken to end: reading on would cost time by its square.
+_VARINT_BITS = 70
+
 
 class ModelRequest(WireModel):
     """Fields of GetModelRequest."""
@@ -195,9 +198,9 @@ def _bound(raw: bytes, name: str) -> None:
 
 
 def _varint(raw: bytes, place: int) -> tuple[int, int]:
-    """Return a number and where it ends; one that is cut off is left for the parser to find."""
+    """Return a number and where it ends; one that is cut off or too long is left for the parser."""
     value, shift = 0, 0
-    while place < len(raw):
+    while place < len(raw) and shift < _VARINT_BITS:
         byte = raw[place]
         place += 1
         value |= (byte & 0x7F) << shift

@@ -47,6 +47,7 @@ class Screen:
         self._passing = _PREFACE_BYTES
         self._block = bytearray()
         self._open_block = False
+        self._ends_stream = False
         self._small = frozenset(map(str.encode, small))
         self._sent: dict[int, int] = {}
 
@@ -107,7 +108,10 @@ class Screen:
         """Check a frame of headers; every one is decoded, as later ones may refer to it."""
         if (kind == _CONTINUATION) != self._open_block:
             raise BadRequestError("headers are out of order")
-        self._block += _fragment(flags, payload) if kind == _HEADERS else payload
+        if kind == _HEADERS:
+            self._ends_stream = bool(flags & _END_STREAM)
+            payload = _fragment(flags, payload)
+        self._block += payload
         self._open_block = not flags & _END_HEADERS
         if len(self._block) > _MAX_BLOCK:
             raise BadRequestError("headers are too long")
@@ -117,6 +121,8 @@ class Screen:
             if name == b":path" and value in self._small:
                 self._sent[stream] = 0
         self._block.clear()
+        if self._ends_stream:
+            self._sent.pop(stream, None)
         if len(self._sent) > _MAX_SMALL_CALLS:
             raise BadRequestError("too many calls that are open to anyone")
 

@@ -7,7 +7,6 @@ that flood it with pings. It listens on a Unix socket that only this process can
 from __future__ import annotations
 
 import asyncio
-import logging
 import shutil
 import socket
 from collections.abc import Awaitable, Callable
@@ -19,6 +18,7 @@ import grpc
 from openllm.config.server import ServerSettings
 from openllm.fleet import Fleet
 from openllm.runner.process import private_folder
+from openllm.server.access_log import show_access
 from openllm.server.auth import load_api_keys
 from openllm.server.errors import ProtocolError
 from openllm.server.grpc_api import METHODS
@@ -40,8 +40,6 @@ _KEEPALIVE_TIMEOUT_SECONDS = 20
 # Beyond the grace, for telling those who are cut off.
 _FAREWELL_SECONDS = 2.0
 
-logger = logging.getLogger("openllm.server")
-
 
 class GrpcServer:
     """Serves `fleet`. Whoever made the fleet starts and closes it."""
@@ -52,7 +50,7 @@ class GrpcServer:
             fleet, settings, load_api_keys(settings.api_key, settings.api_key_file)
         )
         self._settings = settings
-        _log_calls(settings)
+        show_access(settings)
         self._server = grpc.aio.server(options=_options(settings))
         self._server.add_generic_rpc_handlers((_Door(self._service),))
         self._folder = private_folder()
@@ -65,10 +63,8 @@ class GrpcServer:
             ConfigurationError: A key is unusable; nothing was changed.
         """
         keys = load_api_keys(settings.api_key, settings.api_key_file)
-        if settings.max_body_bytes != self._settings.max_body_bytes:
-            logger.warning("max_body_bytes: with --grpc it takes a new start to change this")
         self._service.keys, self._service.settings = keys, settings
-        _log_calls(settings)
+        show_access(settings)
 
     async def start(self, sock: socket.socket, tls: SSLContext | None = None) -> None:
         """Serve the connections of a listening socket."""
@@ -82,6 +78,7 @@ class GrpcServer:
     async def stop(self, grace: float) -> None:
         """Take no more calls; end those that are not done within `grace` seconds."""
         self._relay.refuse()
+        self._service.cancel(standing=True)
         stopping = asyncio.ensure_future(self._server.stop(grace + _FAREWELL_SECONDS))
         await asyncio.wait((stopping,), timeout=grace)
         self.cancel()
@@ -125,11 +122,6 @@ def _unknown(path: str) -> Handler:
         raise ProtocolError(501, f"there is no method {path[:80]!r}; there are {methods}")
 
     return refuse
-
-
-def _log_calls(settings: ServerSettings) -> None:
-    if settings.access_log:
-        logging.getLogger("openllm.access").setLevel(logging.INFO)
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:

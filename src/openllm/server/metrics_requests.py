@@ -35,14 +35,14 @@ class RequestMeasures:
 
     def know(self, routes: Iterable[BaseRoute]) -> None:
         """Count by these routes from now on."""
-        self._paths, self._patterns = {}, []
-        for route in routes:
-            if not isinstance(route, Route):
-                continue
-            if route.param_convertors:
-                self._patterns.append((route.path_regex, _CONVERTOR.sub("", route.path)))
-            else:
-                self._paths[route.path] = route.path
+        ours = [route for route in routes if isinstance(route, Route)]
+        # Whole at once: requests are counted meanwhile, from another thread.
+        self._paths = {each.path: each.path for each in ours if not each.param_convertors}
+        self._patterns = [
+            (each.path_regex, _CONVERTOR.sub("", each.path))
+            for each in ours
+            if each.param_convertors
+        ]
 
     def observe(self, scope: Scope, status: int, seconds: float) -> None:
         """Count a request that has ended; `scope["state"]["model"]` is its model, if it has one."""

@@ -37,17 +37,17 @@ async def chat_completions(exchange: Exchange, fleet: Fleet) -> None:
     """POST /v1/chat/completions"""
     wire = await exchange.read(ChatCompletionRequest)
     job = chat_job(fleet, exchange.resolve(fleet, wire.model), wire)
-    with wire_names(**CHAT_NAMES):
-        await _respond(exchange, fleet, wire, CHAT, job)
+    with wire_names(**CHAT_NAMES), job.served.hold():
+        await _respond(exchange, wire, CHAT, job)
 
 
 async def completions(exchange: Exchange, fleet: Fleet) -> None:
     """POST /v1/completions"""
     wire = await exchange.read(CompletionRequest)
     job = completion_job(fleet, exchange.resolve(fleet, wire.model), wire)
-    with wire_names(**COMPLETION_NAMES):
-        echo = await exchange.run(job.echo(fleet)) if wire.echo else ()
-        await _respond(exchange, fleet, wire, COMPLETION, job, echo)
+    with wire_names(**COMPLETION_NAMES), job.served.hold():
+        echo = await exchange.run(job.echo()) if wire.echo else ()
+        await _respond(exchange, wire, COMPLETION, job, echo)
 
 
 async def list_models(exchange: Exchange, fleet: Fleet) -> None:
@@ -61,12 +61,11 @@ async def retrieve_model(exchange: Exchange, fleet: Fleet) -> None:
     name = exchange.scope["path_params"]["model"]
     if not name:
         raise ModelNotFoundError("the path names no model; GET /v1/models lists them")
-    await exchange.answer(orjson.dumps(_model_fields(fleet.status(fleet.resolve(name)))))
+    await exchange.answer(orjson.dumps(_model_fields(fleet.status(exchange.resolve(fleet, name)))))
 
 
 async def _respond(
     exchange: Exchange,
-    fleet: Fleet,
     wire: GenerationRequest,
     dialect: Dialect,
     job: Job,
@@ -79,9 +78,9 @@ async def _respond(
         encoder = EventEncoder(
             dialect, job.answer, tally, usage=usage, logprobs=logprobs, echo=echo
         )
-        await exchange.stream(lambda events: _pump(job.chunks(fleet), encoder, events))
+        await exchange.stream(lambda events: _pump(job.chunks(), encoder, events))
         return
-    choices = await exchange.run(collect(job.chunks(fleet), tally))
+    choices = await exchange.run(collect(job.chunks(), tally))
     body = whole_answer(dialect, job.answer, choices, tally.usage(), logprobs=logprobs, echo=echo)
     await exchange.answer(body)
 

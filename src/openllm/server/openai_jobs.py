@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from openllm.errors import InvalidRequestError, UnsupportedError
-from openllm.fleet import Fleet, ModelStatus
+from openllm.fleet import Fleet, ModelStatus, ServedModel
 from openllm.server.generation import Tally, generate_all
 from openllm.server.openai_answers import Answer
 from openllm.server.openai_schema import (
@@ -31,24 +31,24 @@ _WIDTH = 8
 
 
 class Job(NamedTuple):
-    """What is to be generated."""
+    """What is to be generated; to be worked on while its model is held."""
 
+    served: ServedModel
     answer: Answer
     requests: Sequence[GenerateRequest]
     params: SamplingParams
 
-    def chunks(self, fleet: Fleet) -> AsyncGenerator[CompletionChunk, None]:
-        model = self.answer.model
+    def chunks(self) -> AsyncGenerator[CompletionChunk, None]:
         if len(self.requests) == 1:
-            return fleet.generate(model, self.requests[0])
-        capabilities = fleet.status(model).capabilities
+            return self.served.generate(self.requests[0])
+        capabilities = self.served.status().capabilities
         width = capabilities.max_concurrency if capabilities else _WIDTH
-        return generate_all(fleet, model, self.requests, width)
+        return generate_all(self.served, self.requests, width)
 
     def tally(self) -> Tally:
         return Tally(len(self.requests), self.params.n)
 
-    async def echo(self, fleet: Fleet) -> list[str]:
+    async def echo(self) -> list[str]:
         """Return the text of the prompt of each choice."""
         texts: list[str] = []
         for request in self.requests:
@@ -57,34 +57,36 @@ class Job(NamedTuple):
                 text = prompt
             else:
                 ids = [token_id for token_id in prompt if isinstance(token_id, int)]
-                text = await fleet.detokenize(self.answer.model, ids)
+                text = await self.served.detokenize(ids)
             texts += [text] * self.params.n
         return texts
 
 
 def chat_job(fleet: Fleet, model: str, wire: ChatCompletionRequest) -> Job:
     """Return what `wire` asks of the served model; raises `UnsupportedError`."""
-    status = fleet.status(model)
+    served = fleet.find(model)
+    status = served.status()
     logprobs = (wire.top_logprobs or 0) if wire.logprobs else None
-    params = sampling_params(wire, fleet.defaults(model), logprobs=logprobs)
+    params = sampling_params(wire, served.config.defaults, logprobs=logprobs)
     _check_constraint(wire, status)
     answer = Answer.begin(status)
     messages = tuple(map(to_message, wire.messages))
     request = GenerateRequest(request_id=answer.id, params=params, messages=messages)
-    return Job(answer, (request,), params)
+    return Job(served, answer, (request,), params)
 
 
 def completion_job(fleet: Fleet, model: str, wire: CompletionRequest) -> Job:
     """Return what `wire` asks of the served model; raises `UnsupportedError`."""
-    status = fleet.status(model)
-    params = sampling_params(wire, fleet.defaults(model), logprobs=wire.logprobs)
+    served = fleet.find(model)
+    status = served.status()
+    params = sampling_params(wire, served.config.defaults, logprobs=wire.logprobs)
     _check_constraint(wire, status)
     answer = Answer.begin(status)
     requests = tuple(
         GenerateRequest(request_id=f"{answer.id}-{number}", params=params, prompt=prompt)
         for number, prompt in enumerate(prompts_of(wire.prompt))
     )
-    return Job(answer, requests, params)
+    return Job(served, answer, requests, params)
 
 
 @contextmanager

@@ -77,13 +77,15 @@ class PullEvent(BaseModel):
 
 
 class PullApi:
-    """The route and the downloads that its clients share."""
+    """The route; its clients share downloads."""
 
-    def __init__(self, settings: ServerSettings, options: DownloadOptions | None) -> None:
+    def __init__(
+        self, settings: ServerSettings, options: DownloadOptions | None, pulls: Pulls
+    ) -> None:
         """`options`: how to download; by the environment if None."""
         self._allowed = settings.allow_pull
         self._options = options
-        self._pulls = Pulls()
+        self._pulls = pulls
 
     async def pull(self, exchange: Exchange, _: Fleet) -> None:
         """POST /pull"""

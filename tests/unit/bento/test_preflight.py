@@ -236,6 +236,19 @@ def test_the_first_card_is_vllms_as_openllm_fit_has_it(
         check_memory([(model, LoadOptions(device="gpu:2"))])
 
 
+@pytest.mark.parametrize("engine", ["torch", "vllm"])
+def test_a_card_of_which_nothing_is_known_is_not_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setattr(preflight, "choose_engine", lambda model, load: Chosen(engine))
+    have(monkeypatch, 0)
+    monkeypatch.setattr(preflight, "free_cards", lambda: None)
+    model = LocalModel(name="m", path=make_folder(tmp_path, LLAMA), format="safetensors")
+    check_memory([(model, LoadOptions())])
+    with pytest.raises(OutOfMemoryError):
+        check_memory([(model, LoadOptions(device="cpu"))])
+
+
 class Chosen(NamedTuple):
     """What the choice of an engine comes to here."""
 

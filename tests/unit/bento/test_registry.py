@@ -42,7 +42,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         for family in ("llama", "bloom"):
             row = find(family)
             assert row is not None
-            served.add_repo(row.model_id, {DEMO.name: DEMO.read_bytes()})
+            served.add_repo(row.model_id, {DEMO.name: DEMO.read_bytes()}, row.revision)
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         yield served
 
@@ -55,7 +55,9 @@ def test_a_family_is_downloaded_once(hub: HubServer) -> None:
     assert hub.body_bytes <= 1.05 * DEMO.stat().st_size
     [model] = runner.models
     assert isinstance(model, bentoml.Model)
-    assert str(model.tag).startswith("llamacpp-nousresearch--llama-2-70b-hf:")
+    llama = find("llama")
+    assert llama is not None
+    assert str(model.tag) == f"llamacpp-nousresearch--llama-2-7b-hf:{llama.revision}"
     configuration = runner.chat.run("Hello")["configuration"]
     assert configuration.items() >= {"model": "llama", "top_k": 3, "top_p": 0.15}.items()
     hub.reset_counts()

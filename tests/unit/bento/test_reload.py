@@ -17,7 +17,7 @@ import pytest
 
 from openllm.bento.checks import Checked
 from openllm.bento.options import read_configuration
-from openllm.bento.reload import IN_PLACE, Reload
+from openllm.bento.reload import IN_PLACE, NOT_BY_GRPC, Reload
 from openllm.config.download import DownloadOptions
 from openllm.config.effective import Configuration, Entry
 from openllm.config.server import ServerSettings
@@ -184,6 +184,21 @@ async def test_what_needs_a_new_start_keeps_its_value(
     ]
     (settings, _) = server.settings
     assert (settings.port, settings.max_waiting, settings.timeout) == (5000, 512, 5)
+
+
+async def test_grpc_keeps_the_size_of_requests(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.write("grpc: true")
+    async with reloading(server) as reload:
+        server.write("grpc: true\nmax_body_bytes: 2048\ntimeout: 5")
+        reload.ask()
+        lines = await told(caplog)
+    assert lines == [
+        f"WARNING {server.file}, line 2: max_body_bytes: it takes a new start to change this",
+        "INFO configuration read again, changed: timeout",
+    ]
+    assert server.settings[0].max_body_bytes == 8 << 20
 
 
 async def test_an_option_that_is_gone_is_named_by_its_flag(
@@ -382,4 +397,4 @@ async def test_a_folder_of_models_can_be_taken_away(
 
 
 def test_settings_that_change_in_place_exist() -> None:
-    assert set(ServerSettings.model_fields) >= IN_PLACE
+    assert set(ServerSettings.model_fields) >= IN_PLACE >= NOT_BY_GRPC

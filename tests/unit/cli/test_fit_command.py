@@ -138,6 +138,17 @@ def test_a_card_is_where_torch_and_vllm_compute(
     assert (found["torch"]["place"], found["torch"]["free"]) == ("cpu", 4 * GIB)
 
 
+def test_a_card_of_which_nothing_is_known_has_no_row(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "free_cards", lambda: None)
+    done = ask(folder)
+    assert "torch: nvidia-smi does not tell what is free on the cards" in done.output
+    assert "vllm: nvidia-smi does not tell what is free on the cards" in done.output
+    _, found = rows(folder, "--backend", "torch", "--device", "cpu")
+    assert found["torch"]["free"] == 4 * GIB
+
+
 def test_a_model_on_the_hub_is_judged_before_it_is_downloaded(
     hub: HubServer, tmp_path: Path
 ) -> None:

@@ -13,10 +13,11 @@ from tests.unit.models.pulls import FILES
 
 @pytest.fixture
 def no_hub_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither a token nor an endpoint is set, in the environment or on the disk."""
+    """Neither a token nor an endpoint is set, in the environment or on the disk; no file cached."""
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture

@@ -153,22 +153,24 @@ def test_the_least_is_one_short_sequence() -> None:
 @pytest.mark.parametrize(
     ("engine", "load", "cards", "expected"),
     [
-        ("llamacpp", LoadOptions(), True, Use("llamacpp", 8192)),
-        ("torch", LoadOptions(), False, Use("torch", 8192)),
-        ("torch", LoadOptions(), True, Use("torch", 8192, place="gpu")),
-        ("torch", LoadOptions(device="cpu"), True, Use("torch", 8192)),
-        ("torch", LoadOptions(device="cuda:1"), True, Use("torch", 8192, place="gpu")),
+        ("llamacpp", LoadOptions(), (1,), Use("llamacpp", 8192)),
+        ("torch", LoadOptions(), (), Use("torch", 8192)),
+        ("torch", LoadOptions(), (1,), Use("torch", 8192, place="gpu")),
+        ("torch", LoadOptions(), None, Use("torch", 8192, place="gpu")),
+        ("torch", LoadOptions(device="cpu"), (1,), Use("torch", 8192)),
+        ("torch", LoadOptions(device="cpu"), None, Use("torch", 8192)),
+        ("torch", LoadOptions(device="cuda:1"), (1, 1), Use("torch", 8192, place="gpu")),
         (
             "vllm",
             LoadOptions(context_length=100, max_concurrency=3, dtype="float16"),
-            False,
+            (),
             Use("vllm", 100, 3, "float16"),
         ),
-        ("llamacpp", LoadOptions(context_length=9000), False, Use("llamacpp", 8192)),
+        ("llamacpp", LoadOptions(context_length=9000), (), Use("llamacpp", 8192)),
     ],
 )
 def test_options_say_how_a_model_is_run(
-    engine: str, load: LoadOptions, cards: bool, expected: Use
+    engine: str, load: LoadOptions, cards: tuple[int, ...] | None, expected: Use
 ) -> None:
     assert use_of(facts_with(), engine, load, cards=cards) == expected
 
@@ -200,6 +202,6 @@ def test_a_card_that_is_not_here_is_refused() -> None:
 def test_a_model_without_a_limit_gets_the_context_that_engines_give_it() -> None:
     assert own_context(facts_with(context_length=None)) == 4096
     asked = use_of(
-        facts_with(context_length=None), "torch", LoadOptions(context_length=9000), cards=False
+        facts_with(context_length=None), "torch", LoadOptions(context_length=9000), cards=()
     )
     assert asked.context == 9000

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import openllm
 from openllm.errors import ModelNotFoundError
 from openllm.llm.fetching import local_model
-from openllm.models.families import families, find
+from openllm.models.families import find
 from openllm.models.family import Family
 from openllm.models.registry import Registry
 from tests.hub_server import HubServer
@@ -34,14 +33,6 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         monkeypatch.delenv("HF_TOKEN", raising=False)
         yield served
-
-
-def test_the_page_lists_the_families_that_have_no_pinned_commit() -> None:
-    page = (Path(__file__).parents[3] / "docs" / "models.md").read_text("utf-8")
-    listed = re.search(r"pinned except those of (.+?):\s", page, re.DOTALL)
-    assert listed is not None
-    names = [each.name.replace("_", "-") for each in families() if not each.revision]
-    assert re.findall(r"`(.+?)`", listed[1]) == names
 
 
 @pytest.mark.spec("S0-03", "S0-08")

@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,24 @@ def test_a_quota_is_kept_by_removing_what_was_not_used(hub: HubServer) -> None:
     with pytest.raises(ModelFetchError, match="quota"):
         fetch(hub, "org/large", store_quota=MB)
     assert hub.body_bytes == 0
+
+
+@pytest.mark.reliability("F-07")
+def test_downloads_at_the_same_time_share_a_quota(hub: HubServer) -> None:
+    hub.add_repo("org/next", {**FILES, "model.safetensors": WEIGHTS[::-1]})
+    quota = SIZE + SIZE // 2
+    hub.faults.rate = 2 * MB
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(fetch, hub, store_quota=quota)
+        while hub.body_bytes < MB // 2:
+            time.sleep(0.01)
+        with pytest.raises(ModelFetchError, match=f"{size_text(SIZE // 2)} left beside"):
+            fetch(hub, "org/next", store_quota=quota)
+        hub.faults.clear()
+        assert right(first.result())
+    assert not hub.asked("/org/next/resolve/")
+    second = fetch(hub, "org/next", store_quota=quota)
+    assert [model.tag for model in store.stored()] == [second.tag]
 
 
 @pytest.mark.spec("S3-38")

@@ -95,6 +95,12 @@ def test_too_many_values_are_refused_before_they_are_copied() -> None:
         completion_request(message)
 
 
+def test_a_number_that_does_not_end_is_not_read_on() -> None:
+    # What comes behind ten bytes is read as a field, of a kind that there is not.
+    with pytest.raises(InvalidRequestError, match="proto3 has no groups"):
+        parse_message(b"\x08" + b"\xff" * 32_000, pb.ChatCompletionRequest)
+
+
 @given(raw=st.binary(max_size=200))
 @settings(deadline=None)
 def test_any_bytes_are_a_message_or_refused(raw: bytes) -> None:

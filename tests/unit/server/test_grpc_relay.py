@@ -106,6 +106,24 @@ def test_calls_that_are_open_to_anyone_send_little() -> None:
     Screen(["/other"]).feed(call + frame(0, 0, b"x" * 9000))
 
 
+def test_calls_that_have_ended_are_forgotten() -> None:
+    screen = Screen(["/open"])
+    screen.feed(PREFACE)
+    head = block((":path", "/open"))
+
+    def send(kind: int, flags: int, stream: int, payload: bytes) -> None:
+        begin = len(payload).to_bytes(3, "big") + bytes([kind, flags])
+        screen.feed(begin + stream.to_bytes(4, "big") + payload)
+
+    for stream in range(1, 6001, 6):
+        send(1, 4 | 1, stream, head)  # No message.
+        send(1, 1, stream + 2, head[:2])  # The same in two frames.
+        send(9, 4, stream + 2, head[2:])
+        send(1, 4, stream + 4, head)  # Its end comes with trailers.
+        send(0, 0, stream + 4, b"x")
+        send(1, 4 | 1, stream + 4, block(("x", "y")))
+
+
 @given(data=st.binary(max_size=300))
 @settings(deadline=None)
 def test_anything_passes_or_is_stopped(data: bytes) -> None:

@@ -93,14 +93,12 @@ def test_a_stream_that_is_not_complete() -> None:
 
 
 class Prompts:
-    """A fleet whose answer to a prompt is its own text, letter by letter."""
+    """A served model whose answer to a prompt is its own text, letter by letter."""
 
     def __init__(self) -> None:
         self.running = self.most = 0
 
-    async def generate(
-        self, _: str, request: GenerateRequest
-    ) -> AsyncGenerator[CompletionChunk, None]:
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
         self.running += 1
         self.most = max(self.most, self.running)
         try:
@@ -126,28 +124,28 @@ def requests(*prompts: str, n: int = 2) -> list[GenerateRequest]:
 @pytest.mark.anyio
 @pytest.mark.parametrize("width", [1, 2, 9])
 async def test_prompts_are_merged_in_order(width: int) -> None:
-    fleet: Any = Prompts()
+    served: Any = Prompts()
     texts = ["abc", "d", "k", "efgh", "ij"]
     tally = Tally(5, 2)
-    choices = await collect(generate_all(fleet, "m", requests(*texts), width), tally)
+    choices = await collect(generate_all(served, requests(*texts), width), tally)
     assert [choice.text for choice in choices] == [text for text in texts for _ in range(2)]
     assert tally.usage() == Usage(15, 20, 5)
-    assert fleet.most == min(width, 5)
+    assert served.most == min(width, 5)
 
 
 @pytest.mark.anyio
 async def test_one_failing_prompt_stops_the_others() -> None:
-    fleet: Any = Prompts()
+    served: Any = Prompts()
     with pytest.raises(OverloadedError):
-        await collect(generate_all(fleet, "m", requests("x" * 1000, "a!", "b"), 3), Tally(3, 2))
-    assert fleet.running == 0
+        await collect(generate_all(served, requests("x" * 1000, "a!", "b"), 3), Tally(3, 2))
+    assert served.running == 0
 
 
 @pytest.mark.anyio
 async def test_closing_the_merged_stream_stops_all() -> None:
-    fleet: Any = Prompts()
-    stream = generate_all(fleet, "m", requests("x" * 1000, "y" * 1000), 3)
+    served: Any = Prompts()
+    stream = generate_all(served, requests("x" * 1000, "y" * 1000), 3)
     await anext(stream)
-    assert fleet.running == 2
+    assert served.running == 2
     await stream.aclose()
-    assert fleet.running == 0
+    assert served.running == 0
