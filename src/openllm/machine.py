@@ -10,12 +10,13 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 _OWN_CGROUP = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
-_DEVICES = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+_NVIDIA, _AMD = Path("/dev/nvidiactl"), Path("/dev/kfd")
 _ASKED = "name,memory.total,memory.free,driver_version,compute_cap,uuid"
 _SECONDS = 5.0
 # Begins the name of a part of a card, of which nvidia-smi does not tell what is free.
@@ -72,7 +73,7 @@ def free_cards() -> tuple[int, ...] | None:
     """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     hidden = visible is not None and visible.strip() in ("", "-1")
-    if hidden or not any(path.exists() for path in _DEVICES):
+    if hidden or not (_NVIDIA.exists() or (_AMD.exists() and _computes_on_amd())):
         return ()
     smi = shutil.which("nvidia-smi")
     if smi is None or (visible is not None and _PART in visible):
@@ -168,6 +169,14 @@ def _card(line: str) -> Card:
 
 def _of_mib(text: str) -> int | None:
     return int(text) << 20 if text.isdigit() else None
+
+
+def _computes_on_amd() -> bool:
+    """Whether torch is a build for AMD's cards; others let them lie idle, as a laptop's own."""
+    try:
+        return "rocm" in version("torch")
+    except PackageNotFoundError:
+        return False
 
 
 def _read(path: Path) -> str:

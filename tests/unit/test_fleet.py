@@ -116,3 +116,17 @@ async def test_a_served_model_stays_in_the_store(
     await until(lambda: len(runners.made) == 2)
     await served.close()
     assert [each.tag for each in store.collect(quota=0).models] == [stored.tag]
+
+
+async def test_a_model_that_cannot_load_may_be_removed(
+    runners: type[FakeRunner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    stored = added()
+    local = LocalModel(name="demo", path=stored.folder, format="safetensors", tag=stored.tag)
+    runners.loads = False
+    served = ServedModel(local, ModelConfig(), 8)
+    with pytest.raises(EngineStartError):
+        await served.start()
+    assert [each.tag for each in store.collect(quota=0).models] == [stored.tag]
+    await served.close()

@@ -83,7 +83,7 @@ def fake_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None
     path.write_text(f"#!/bin/sh\n{script}\n")
     path.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
-    monkeypatch.setattr(machine, "_DEVICES", (folder,))
+    monkeypatch.setattr(machine, "_NVIDIA", folder)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,8 @@ def test_cards_of_which_nothing_is_known_are_not_taken_for_none(
 def test_a_machine_without_a_card_is_not_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "_DEVICES", (tmp_path / "none",))
+    monkeypatch.setattr(machine, "_NVIDIA", tmp_path / "none")
+    monkeypatch.setattr(machine, "_AMD", tmp_path / "none")
     monkeypatch.setitem(sys.modules, "torch", None)
     assert free_cards() == ()
 
@@ -171,7 +172,19 @@ def test_without_nvidia_smi_nothing_is_known_of_a_card(
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(machine, "_DEVICES", (tmp_path,))
+    monkeypatch.setattr(machine, "_NVIDIA", tmp_path)
     # Asking torch would start CUDA in this process.
     monkeypatch.setitem(sys.modules, "torch", None)
     assert free_cards() is None
+
+
+@pytest.mark.parametrize(("build", "free"), [("2.13.0+rocm7.1", None), ("2.13.0+cpu", ())])
+def test_a_card_of_amds_counts_if_torch_computes_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, build: str, free: tuple[int, ...] | None
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(machine, "_NVIDIA", tmp_path / "none")
+    monkeypatch.setattr(machine, "_AMD", tmp_path)
+    monkeypatch.setattr(machine, "version", lambda _: build)
+    assert free_cards() == free

@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 _HEADINGS = ("ENGINE", "WEIGHTS", "KV", "OVERHEAD", "NEED", "FREE", "FITS", "LARGEST CONTEXT")
 
-_UNKNOWN_CARDS = "nvidia-smi does not tell what is free on the cards of this machine"
+_UNKNOWN_CARDS = (
+    "nothing tells what is free on the cards of this machine (nvidia-smi does, where it works and"
+    " they are not divided); --device cpu counts the processor's memory"
+)
 
 
 class _Row(NamedTuple):
@@ -49,8 +52,8 @@ def fit(name: str, as_json: bool, **flags: Any) -> None:
     MODEL is anything that `openllm start` takes. Of a model that is not here only the headers of
     its files are read. KV is the cache of keys and values with every sequence at full length.
     Without --context-length it is the model's own, and engines make do with less. The exit status
-    is 0 if it fits on an engine, 1 if on none, 2 if the name or an option is wrong or the hub
-    cannot be asked.
+    is 0 if it fits on an engine, 1 if on none, 2 if the name or an option is wrong or what is
+    needed to tell cannot be read.
 
     \b
       openllm fit ./llama.gguf --context-length 8192
@@ -105,6 +108,7 @@ def _facts(entry: Entry) -> ModelFacts:
 def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[_Row]:
     """Yield the engines that could run the model; `reasons` gets why others cannot."""
     from openllm.engines import engine_kind, missing_modules
+    from openllm.errors import ConfigurationError
     from openllm.machine import free_cards, free_memory
     from openllm.models.families import why_not
     from openllm.models.fit import cards_of, judge, use_of
@@ -118,8 +122,7 @@ def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[_Row]
             continue
         use = use_of(facts, engine, load, cards=cards)
         if use.place == "gpu" and cards is None:
-            reasons.append(f"{engine}: {_UNKNOWN_CARDS}")
-            continue
+            raise ConfigurationError(_UNKNOWN_CARDS)
         if cards and use.place == "gpu":
             free = sum(cards[each] for each in cards_of(engine, load, len(cards)))
         else:

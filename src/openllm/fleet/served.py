@@ -124,13 +124,14 @@ class ServedModel:
 
         Raises:
             EngineStartError: It could not be loaded; the model's state is "failed".
-            ModelFileError: It is in the store no more; the same.
+            ModelFileError: It is being removed from the store; the same.
         """
         self.state = "loading"
         try:
-            self._kept.enter_context(keep(self.model))
+            await asyncio.to_thread(self._kept.enter_context, keep(self.model))
             await self._launch()
         except OpenLLMError as error:
+            self._kept.close()
             self._fail(error.message)
             raise
         self._keeper = asyncio.create_task(self._keep_alive(), name=f"keep {self.model.name}")

@@ -123,12 +123,12 @@ def _acquired(lock: FileLock) -> bool:
 
 def _download(plan: Plan, report: OnProgress) -> StoredModel:
     folder = plan.folder
-    if plan.ref.kind == "hub":
-        link_cached(plan.remote.source, plan.files, folder)
     room = Room(plan, folder)
-    room.check(plan.known)
     watch = Watch(Pace(plan.options.download_rate), _Reporter(plan, report), room.check_growth)
     try:
+        if plan.ref.kind == "hub":
+            link_cached(plan.remote.source, plan.files, folder)
+        room.check(plan.known)
         with Session(plan.options, plan.remote.home(plan.options)) as session:
             config = [one for one in plan.files if one.name == "config.json"]
             hashes = _fetch_all(session, config, folder, watch, plan)
@@ -187,6 +187,7 @@ def _store(plan: Plan, prefix: str, folder: Path, hashes: dict[str, str]) -> Sto
         ],
         refs=plan.refs,
     )
+    (folder / store.PROMISED).unlink(missing_ok=True)  # It counts as stored by now.
     shutil.rmtree(folder, ignore_errors=True)
     return model
 

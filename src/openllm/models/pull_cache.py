@@ -1,7 +1,7 @@
 """Files that huggingface_hub's own cache has already: linked into a download, not fetched again.
 
-They are called there as the parts of a download are here, by the hash that the hub announces, and
-like those they are hashed before they are taken.
+They are called there by the hash that the hub announces, and are hashed before they are taken, as
+what an interrupted download has left.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def link_cached(source: str, files: Sequence[RemoteFile], folder: Path) -> None:
     from huggingface_hub import constants
 
     blobs = Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}" / "blobs"
-    if not blobs.is_dir():
+    if not os.path.isdir(blobs):
         return
     for remote in files:
-        part = part_of(folder, remote)
-        if (folder / remote.name).exists() or part.exists():
+        blob, part = remote.sha256 or remote.blob, part_of(folder, remote)
+        if not blob or (folder / remote.name).exists() or part.exists():
             continue
-        cached = Path(os.path.realpath(blobs / part.name))
+        cached = Path(os.path.realpath(blobs / blob))
         with suppress(OSError):
             # Of another length it would be written to, and that is the cache's own file.
             if cached.stat().st_size == remote.size and os.access(cached, os.R_OK | os.W_OK):

@@ -64,7 +64,7 @@ def hold(model: StoredModel) -> Hold:
     """Keep the model from being removed while it is loaded.
 
     Raises:
-        ModelFileError: It was removed meanwhile.
+        ModelFileError: It was removed meanwhile, or cannot be read.
     """
     descriptor = -1
     try:
@@ -72,11 +72,15 @@ def hold(model: StoredModel) -> Hold:
         lock(descriptor, fcntl.LOCK_SH)
         # Whoever removes a model holds its lock while the folder gets another name.
         if os.path.samestat(os.fstat(descriptor), os.stat(model.folder)):
-            return Hold(descriptor)
+            held, descriptor = Hold(descriptor), -1
+            return held
     except FileNotFoundError:
         pass
-    if descriptor >= 0:
-        os.close(descriptor)
+    except OSError as error:
+        raise ModelFileError(f"The model {model.tag} cannot be read: {error}.") from None
+    finally:
+        if descriptor >= 0:
+            os.close(descriptor)
     raise ModelFileError(f"The model {model.tag} was just removed from the store; pull it again.")
 
 

@@ -1,6 +1,6 @@
 """One file, from a server to the disk: resumed, hashed while it streams, checked, then named.
 
-Bytes are written at explicit offsets into a file called by the hash of its content. Two processes
+Bytes are written at explicit offsets into a file whose name stands for its content. Two processes
 that download the same one at the same time, because a file system's locks do not hold, write the
 same bytes to the same places.
 """
@@ -166,12 +166,14 @@ def _open(path: Path) -> Iterator[int]:
 
 
 def part_of(folder: Path, remote: RemoteFile) -> Path:
-    """Return where a file that is not complete lies, for every process that downloads it; its name
-    is the hash of its content where that is known."""
-    known = remote.sha256 or remote.blob
-    named = "\0".join((remote.url, remote.etag, str(remote.size)))
+    """Return where a file that is not complete lies, for every process that downloads it.
+
+    Another content has another place, and so has another file of the same content.
+    """
+    told = "\0".join((remote.url, remote.etag, str(remote.size)))
+    named = f"{remote.name}\0{remote.sha256 or remote.blob or told}"
     (folder / PARTS).mkdir(exist_ok=True)
-    return folder / PARTS / (known or hashlib.sha256(named.encode()).hexdigest())
+    return folder / PARTS / hashlib.sha256(named.encode()).hexdigest()
 
 
 def _discard(*paths: Path) -> None:

@@ -50,7 +50,8 @@ class Content:
 
     def is_right(self, halt: Halt) -> bool:
         """Whether it is what was announced; raises `ModelFetchError` once `halt` is called."""
-        os.ftruncate(self._descriptor, self.offset)
+        if os.fstat(self._descriptor).st_size != self.offset:  # Else it would look changed.
+            os.ftruncate(self._descriptor, self.offset)
         self._hasher.finish(halt)
         remote = self._remote
         if self._hasher.offset != self.offset or 0 <= remote.size != self.offset:

@@ -39,8 +39,8 @@ async def _check(call: Call, fleet: Fleet) -> None:
 
 
 async def _watch(call: Call, fleet: Fleet) -> None:
-    service = await call.read(health_pb2.HealthCheckRequest, lambda message: message.service)
     call.standing = True
+    service = await call.read(health_pb2.HealthCheckRequest, lambda message: message.service)
     told = None
     while True:
         status = _status(fleet, service)

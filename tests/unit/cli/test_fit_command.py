@@ -143,8 +143,8 @@ def test_a_card_of_which_nothing_is_known_has_no_row(
 ) -> None:
     monkeypatch.setattr(machine, "free_cards", lambda: None)
     done = ask(folder)
-    assert "torch: nvidia-smi does not tell what is free on the cards" in done.output
-    assert "vllm: nvidia-smi does not tell what is free on the cards" in done.output
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "nothing tells what is free on the cards of this machine" in done.stderr
     _, found = rows(folder, "--backend", "torch", "--device", "cpu")
     assert found["torch"]["free"] == 4 * GIB
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from openllm.config.download import DownloadOptions
 from openllm.errors import ConfigurationError, ModelFetchError, OpenLLMError
@@ -189,14 +190,33 @@ def test_a_quota_is_kept_by_removing_what_was_not_used(hub: HubServer) -> None:
     assert hub.body_bytes == 0
 
 
+@pytest.mark.parametrize("content", [b"{}", WEIGHTS])
+def test_files_of_equal_content(hub: HubServer, content: bytes) -> None:
+    names = ("generation_config.json", "special_tokens_map.json", "vocab.json")
+    hub.add_repo("org/equal", {**FILES, **dict.fromkeys(names, content)})
+    model = fetch(hub, "org/equal")
+    assert {Path(model.folder, name).read_bytes() for name in names} == {content}
+
+
+@pytest.mark.reliability("F-07")
+def test_what_a_dead_download_was_promised_is_free(hub: HubServer) -> None:
+    dead = store.staging("org/dead", "0" * 40)
+    (dead / store.PROMISED).write_text(str(SIZE))
+    assert right(fetch(hub, store_quota=SIZE + MB))
+    with FileLock(store.lock_of(dead)):
+        hub.add_repo("org/next", FILES)
+        with pytest.raises(ModelFetchError, match="quota"):
+            fetch(hub, "org/next", store_quota=SIZE + MB)
+
+
 @pytest.mark.reliability("F-07")
 def test_downloads_at_the_same_time_share_a_quota(hub: HubServer) -> None:
     hub.add_repo("org/next", {**FILES, "model.safetensors": WEIGHTS[::-1]})
     quota = SIZE + SIZE // 2
-    hub.faults.rate = 2 * MB
+    hub.faults.rate = MB // 4
     with ThreadPoolExecutor(1) as pool:
         first = pool.submit(fetch, hub, store_quota=quota)
-        while hub.body_bytes < MB // 2:
+        while hub.body_bytes < MB // 8 and not first.done():
             time.sleep(0.01)
         with pytest.raises(ModelFetchError, match=f"{size_text(SIZE // 2)} left beside"):
             fetch(hub, "org/next", store_quota=quota)

@@ -29,7 +29,9 @@ def cached(hub: HubServer) -> Path:
 
 
 def test_cached_files_are_linked(hub: HubServer, cached: Path) -> None:
+    os.utime(cached, (1, 1))
     model = fetch(hub)
+    assert cached.stat().st_mtime == 1  # Whoever has it loaded need not read it again.
     assert right(model)
     assert hub.body_bytes == 0
     assert Path(model.folder, LARGE).samefile(cached)
