@@ -220,3 +220,17 @@ def test_the_child_dies_with_a_killed_parent(scripted: Scripted, tmp_path: Path)
         parent.wait()
         psutil.wait_procs([child], timeout=2.0)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.reliability("S-29")
+async def test_secrets_are_not_in_its_environment(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("HF_TOKEN", "OPEN_LLM_API_KEY", "OPEN_LLM_HUB_TOKEN", "OPEN_LLM_DOWNLOAD_HEADER")
+    for name in names:
+        monkeypatch.setenv(name, "canary-51")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
+    async with started(scripted()) as runner:
+        variables = psutil.Process(runner.pid).environ()
+    assert "canary-51" not in variables.values()
+    assert variables["OMP_WAIT_POLICY"] == "passive"

@@ -150,7 +150,8 @@ def test_families_that_share_an_architecture_run_on_the_same_engines() -> None:
 
 
 def test_backends_of_newer_families_are_what_runs_them() -> None:
-    assert family("qwen3").backends == ("pt", "vllm")
+    assert family("qwen3").backends == ("pt", "vllm", "llamacpp")
+    assert family("phi3").backends == ("pt", "vllm")
     assert family("lfm2").backends == ("vllm",)
 
 
@@ -207,7 +208,7 @@ def test_a_good_table_is_read() -> None:
 @pytest.mark.parametrize(
     ("rows", "complaint"),
     [
-        ([row(), row()], "'one' stands twice"),
+        ([row(), row()], "There is a model family 'one' already"),
         ([row("a-b"), row("two", "TwoModel", aliases=["a_b"])], "'a_b' stands twice"),
         ([row(), row("two", "OneModel")], "'OneModel' stands twice"),
         ([row(), row("two", "TwoModel", model_types=["one"])], "'one' stands twice"),

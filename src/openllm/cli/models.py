@@ -33,7 +33,7 @@ Row = dict[str, object]
 def models(family: str | None, chosen: str | None, as_json: bool) -> None:
     """List the families of models known by name, with what of them is in the store.
 
-    Each name can be served: `openllm start qwen3:0.6b`. Piped, the list is JSON.
+    Each name can be served: `openllm start qwen3:0.6b-gguf`. Piped, the list is JSON.
     """
     if family and chosen and family != chosen:
         raise click.UsageError(f"{family} and --family {chosen} are two families; give one.")

@@ -236,12 +236,20 @@ def _with_backends(row: Family, supports: Mapping[str, Support]) -> Family:
         )
     if row.backends:
         return row
-    return replace(row, backends=tuple(_BACKENDS.get(each, each) for each in support.runs_on))
+    runs_on = [*support.runs_on]
+    if any(parse_ref(source).file for source in row.sizes.values()):  # A GGUF file.
+        runs_on.append("llamacpp")
+    return replace(row, backends=tuple(_BACKENDS.get(each, each) for each in runs_on))
 
 
 def _unique(what: str, pairs: Iterable[tuple[str, Family]]) -> None:
     found: dict[str, Family] = {}
     for key, row in pairs:
+        if key in found and found[key].name == row.name:
+            raise ConfigurationError(
+                f"There is a model family {row.name!r} already, or it has the {what} {key!r}"
+                " twice; choose another name."
+            )
         if key in found:
             raise ConfigurationError(
                 f"The {what} {key!r} stands twice in the table of model families, in"

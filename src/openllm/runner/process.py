@@ -15,17 +15,21 @@ import signal
 import socket
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import psutil
 
+from openllm.config.fields import PREFIX
 from openllm.config.model import ModelConfig
 from openllm.runner.wire import Launch
 from openllm.types import LocalModel
 
-PREFIX = "openllm-"
+FOLDER_PREFIX = "openllm-"
 MAX_BASE = 40  # A socket's path has 103 bytes on macOS; folder and name of ours take up to 60.
+
+_HUB_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class RunnerProcess:
@@ -60,7 +64,7 @@ class RunnerProcess:
                 str(listener.fileno()),
                 stdin=asyncio.subprocess.PIPE,
                 pass_fds=[listener.fileno()],
-                env={**os.environ, "TMPDIR": str(self._folder)},
+                env={**_environment(os.environ), "TMPDIR": str(self._folder)},
                 start_new_session=True,  # A Ctrl-C in the terminal reaches the parent alone.
             )
         if self._process.stdin is None:
@@ -97,6 +101,15 @@ class RunnerProcess:
             shutil.rmtree(self._folder, ignore_errors=True)
 
 
+def _environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what an engine may see: its settings come another way, and secrets are not for it."""
+    return {
+        name: value
+        for name, value in variables.items()
+        if name not in _HUB_TOKENS and not name.startswith(PREFIX)
+    }
+
+
 async def _end(process: asyncio.subprocess.Process, grace: float) -> None:
     with contextlib.suppress(ProcessLookupError):
         process.terminate()
@@ -113,8 +126,8 @@ def private_folder() -> Path:
     base = Path(tempfile.gettempdir())
     if len(str(base)) > MAX_BASE:
         base = Path("/tmp")  # noqa: S108 (mkdtemp makes the folder itself private)
-    for left in base.glob(f"{PREFIX}*"):
-        owner = left.name.removeprefix(PREFIX).partition("-")[0]
+    for left in base.glob(f"{FOLDER_PREFIX}*"):
+        owner = left.name.removeprefix(FOLDER_PREFIX).partition("-")[0]
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(left, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base))
+    return Path(tempfile.mkdtemp(prefix=f"{FOLDER_PREFIX}{os.getpid()}-", dir=base))

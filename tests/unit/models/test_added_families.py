@@ -106,7 +106,7 @@ def test_it_is_listed(registry: Registry) -> None:
         "tulip_2": {
             "architecture": "LlamaForCausalLM",
             "example_id": "org/tulip-7b",
-            "supported_backends": ["pt", "vllm"],
+            "supported_backends": ["pt", "vllm", "llamacpp"],
             "installation": "pip install open-llm-server",
             "items": [],
         }
@@ -145,9 +145,9 @@ def test_one_with_files_and_an_engine_of_its_own(registry: Registry, tmp_path: P
         ({"colour": "red"}, r"unknown field `colour`; it is .*'tulip_2'.*, and it may have name, "),
         ({"architecture": None}, "missing required field `architecture`"),
         ({"sizes": ["7b"]}, r"Expected `object`, got `array` - at `\$.sizes`"),
-        ({"name": "llama"}, "'llama' stands twice .* in 'llama' and 'llama'"),
+        ({"name": "llama"}, "There is a model family 'llama' already"),
         ({"aliases": ["flan-t5"]}, "'flan_t5' stands twice .* in 'flan_t5' and 'tulip_2'"),
-        ({"aliases": ["tulip-2"]}, "'tulip_2' stands twice"),
+        ({"aliases": ["tulip-2"]}, "it has the name 'tulip_2' twice"),
         ({"name": "a b"}, "'a b', which is no name or size"),
         ({"name": "a:b"}, "'a:b', which is no name or size"),
         ({"sizes": {"7B": "org/x"}}, "'7B', which is no name or size"),
@@ -268,7 +268,7 @@ def test_entry_points_add_families_and_a_broken_one_is_a_warning(
         *("aster", "iris", "lily", "rose", "daisy")
     ]
     for name, reason in (
-        ("taken", "'llama' stands twice"),
+        ("taken", "There is a model family 'llama' already"),
         ("wrong", "missing required field `example_id`"),
         ("absent", "AttributeError"),
     ):
