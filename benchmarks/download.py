@@ -1,8 +1,7 @@
-"""What hashing costs a download, what a kill costs, and what many pullers at once cost."""
+"""What hashing costs a download; what a kill costs `openllm pull`, and what many at once cost."""
 
 from __future__ import annotations
 
-import os
 import signal
 import tempfile
 import time
@@ -21,13 +20,16 @@ from openllm.models.transfer_http import Session
 from openllm.models.transfer_retry import Pace
 from openllm.models.transfer_stop import Halt
 from tests.hub_apart import served_apart
-from tests.hub_puller import end, environment, start
+from tests.hub_puller import end, environment, start_command
 from tests.hub_server import HubServer
+from tests.unit.models.pulls import headed_gguf
 
 MB = 1 << 20
 LARGE = 256 * MB
 """Bytes of the file whose hashing is timed."""
 SMALL = 64 * MB
+"""Bytes of the weights that commands pull, behind a header as long as a large vocabulary's."""
+HEADER = 7 * MB
 PULLERS = 8
 REPO = "org/model"
 
@@ -36,13 +38,15 @@ def run(rounds: int = 5) -> Result:
     """Time downloads with and without hashing in turn; then kill one, and start eight at once."""
     with_hash, without = _timed(rounds)
     share = 1.0 - median(without) / median(with_hash)
-    refetched = [_refetched(part) for part in (0.25, 0.5, 0.99)]
-    copies = _copies()
+    content = headed_gguf(HEADER, SMALL)
+    refetched = [_refetched(content, part) for part in (0.05, 0.25, 0.5, 0.99)]
+    alone, copies = _copies(content, 1), _copies(content, PULLERS)
     return Result(
         benchmark="download",
         goals=[
             Goal("hashing, share of a loopback download's time", 100.0 * share, 15.0, "%"),
             Goal("bytes fetched again after SIGKILL, worst", max(refetched) / MB, 16.0, "MB"),
+            Goal("bytes for one puller, of one copy", alone, 1.05, "x"),
             Goal(f"bytes for {PULLERS} pullers, of one copy", copies, 1.05, "x"),
         ],
         figures={
@@ -51,6 +55,7 @@ def run(rounds: int = 5) -> Result:
             "hash_share_percent": 100.0 * share,
             "refetched_bytes": max(refetched),
             "copies": copies,
+            "copies_alone": alone,
         },
         data={"hashed_s": with_hash, "unhashed_s": without, "refetched_bytes": refetched},
     )
@@ -93,35 +98,35 @@ def _fetch(remote: RemoteFile, options: DownloadOptions) -> float:
 
 
 @contextmanager
-def _small_hub() -> Iterator[tuple[HubServer, Path]]:
+def _small_hub(content: bytes) -> Iterator[tuple[HubServer, Path]]:
     with tempfile.TemporaryDirectory() as home, HubServer() as hub:
-        hub.add_repo(REPO, {"config.json": b"{}", "model.safetensors": os.urandom(SMALL)})
+        hub.add_repo(REPO, {"model-Q4_0.gguf": content})
         yield hub, Path(home)
 
 
-def _refetched(part: float) -> int:
+def _refetched(content: bytes, part: float) -> int:
     """Return the bytes sent twice when a puller is killed after this part of the file."""
-    with _small_hub() as (hub, home):
+    with _small_hub(content) as (hub, home):
         environ = environment(home, hub.url)
         hub.faults.rate = 100 * MB
-        process = start(REPO, environ)
-        while hub.body_bytes < part * SMALL and process.poll() is None:
+        process = start_command(REPO, environ)
+        while hub.body_bytes < part * len(content) and process.poll() is None:
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         end(process)
         hub.faults.clear()
-        _check(end(start(REPO, environ)).status)
-        return max(hub.body_bytes - SMALL, 0)
+        _check(end(start_command(REPO, environ)).status)
+        return max(hub.body_bytes - len(content), 0)
 
 
-def _copies() -> float:
-    with _small_hub() as (hub, home):
-        processes = [start(REPO, environment(home, hub.url)) for _ in range(PULLERS)]
+def _copies(content: bytes, pullers: int) -> float:
+    with _small_hub(content) as (hub, home):
+        processes = [start_command(REPO, environment(home, hub.url)) for _ in range(pullers)]
         for process in processes:
             _check(end(process, 120.0).status)
-        return hub.body_bytes / SMALL
+        return hub.body_bytes / len(content)
 
 
 def _check(status: int) -> None:
     if status:
-        raise RuntimeError("a puller failed; run tests/unit/models/test_pull_processes.py")
+        raise RuntimeError("a puller failed; run tests/unit/models/test_pull_ahead.py")

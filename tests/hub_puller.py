@@ -37,8 +37,17 @@ def environment(home: Path, endpoint: str, **more: str) -> dict[str, str]:
 
 def start(model: str, environ: dict[str, str], **options: Any) -> subprocess.Popen[str]:
     """Start a process that pulls `model`."""
+    return _started(["tests.hub_puller", model, json.dumps(options)], environ)
+
+
+def start_command(model: str, environ: dict[str, str]) -> subprocess.Popen[str]:
+    """Start `openllm pull --json` of `model`."""
+    return _started(["openllm.cli", "pull", "--json", model], environ)
+
+
+def _started(arguments: list[str], environ: dict[str, str]) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.hub_puller", model, json.dumps(options)],
+        [sys.executable, "-m", *arguments],
         env=environ,
         cwd=ROOT,
         text=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +29,11 @@ def test_a_list_and_a_repeated_flag_place_models_alike(flags: tuple[str, ...]) -
 
 
 @pytest.mark.spec("S0-36")
-def test_a_device_that_is_not_here_leaves_the_others_serving(tmp_path: Path) -> None:
-    log = tmp_path / "log"
-    with (
-        log.open("w") as stderr,
-        serving(
-            "one=demo,two=demo", "--device", "one:cpu,two:gpu:99", *SMALL, stderr=stderr.fileno()
-        ) as server,
-    ):
-        assert server.ready["models"] == ["one"]
-    told = log.read_text()
-    assert re.search(r"^ERROR .*two", told, re.MULTILINE)
-    assert "device cuda:99: the installed llama.cpp sees" in told
+def test_a_device_that_is_not_here_ends_the_start() -> None:
+    done = run("start", "one=demo,two=demo", "--device", "one:cpu,two:gpu:99", "--port", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "gpu:99 (cuda:99) is not on this machine" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.spec("S0-36")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.server_process import COMMAND, serving
+from tests.e2e.server_process import COMMAND, run, serving
 from tests.example_package import install
 
 
@@ -42,6 +42,12 @@ def test_its_models_start_by_name_on_its_engine(installed: Path) -> None:
         assert answer.json()["usage"]["completion_tokens"] == 20
         refused = server.post("/v1/completions", body | {"prompt": "x", "logit_bias": {"1": 1}})
         assert refused.status_code == 400
+
+
+def test_an_option_that_its_engine_does_not_have_is_refused(installed: Path) -> None:
+    done = run("start", "tales", "--gpu-layers", "3")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--gpu-layers: 'tales' runs on markov, which has no option" in done.stderr
 
 
 def test_models_lists_what_it_adds(installed: Path) -> None:

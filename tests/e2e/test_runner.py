@@ -15,7 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from openllm.errors import EngineCrashedError, EngineError, EngineStartError
+from openllm import engines
+from openllm.config.model import LoadOptions, ModelConfig
+from openllm.errors import ConfigurationError, EngineCrashedError, EngineError, EngineStartError
 from openllm.models.locate import find_local
 from openllm.models.ref import parse_ref
 from openllm.runner.client import Runner
@@ -65,6 +67,23 @@ async def test_answers_calls_beside_streams(scripted: Scripted) -> None:
         assert len((await runner.embed(["a", "b"])).vectors) == 2
         assert await runner.health()
         assert len(await stream) >= 50
+
+
+async def test_an_engine_that_the_process_cannot_import_is_one_line(
+    scripted: Scripted,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "engine_of_the_parent.py").write_text("class Loud: ...")
+    monkeypatch.syspath_prepend(tmp_path)  # Which the runner's process does not get.
+    monkeypatch.setattr(engines, "ENGINES", dict(engines.ENGINES))
+    engines.add_engine("loud", "engine_of_the_parent:Loud", ["script"])
+    runner = Runner(scripted(), ModelConfig(load=LoadOptions(backend="loud")))
+    with pytest.raises(ConfigurationError, match="has no module 'engine_of_the_parent'"):
+        await runner.start()
+    await runner.close()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 async def test_many_streams_do_not_mix(scripted: Scripted) -> None:

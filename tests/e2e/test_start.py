@@ -190,7 +190,7 @@ def test_a_truncated_model_is_named_with_both_sizes(tmp_path: Path) -> None:
     ("arguments", "says"),
     [
         (["--temperature", "1.5"], "--temperature '1.5'"),
-        (["--opt", "temperature=2"], "--temperature '2'"),
+        (["--opt", "temperature=2"], "--opt temperature '2'"),
         (["--opt", "temprature=0.5"], "did you mean 'temperature'"),
         (["--opt", "temperature"], "NAME=VALUE"),
         (["--port", "99999"], "--port '99999'"),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -79,6 +81,70 @@ def kill_once(reached: Callable[[], bool]) -> None:
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.reliability("F-08")
+def test_sigterm_ends_a_download_and_keeps_what_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
+    with HubServer({"org/tiny": {"demo-q8_0.gguf": GGUF}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.faults.rate = len(GGUF) // 4
+        with downloading(hub) as process:
+            begun = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            _, errors = process.communicate(timeout=20)
+            assert time.monotonic() - begun < 5
+        assert process.returncode == 0, errors
+        line = "Ended by SIGTERM: what has been downloaded is kept; the same command goes on"
+        assert errors.splitlines()[-1].startswith(line)
+        assert "Traceback" not in errors
+        assert errors.count("\n") <= 3
+        hub.faults.clear()
+        before = hub.body_bytes
+        assert run("pull", "org/tiny").returncode == 0
+        assert hub.body_bytes - before < 0.9 * len(GGUF)
+
+
+def test_sighup_in_a_download_is_done_when_the_models_are_ready(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
+    with HubServer({"org/tiny": {"demo-q8_0.gguf": GGUF}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        hub.faults.rate = len(GGUF) // 2
+        with downloading(hub, "--log-level", "info") as process:
+            process.send_signal(signal.SIGHUP)
+            assert process.stdout is not None
+            assert process.stderr is not None
+            assert process.stdout.readline().startswith('{"ready"')
+            for line in process.stderr:
+                if "configuration read again, changed: nothing" in line:
+                    break
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0
+
+
+@contextmanager
+def downloading(hub: HubServer, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    """Start a server of the hub's model, and wait until a part of it has come."""
+    process = subprocess.Popen(
+        [*COMMAND, "start", "org/tiny", "--port", "0", *flags],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 60
+        while hub.body_bytes < len(GGUF) // 4:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.spec("S3-01")

@@ -7,7 +7,11 @@ from importlib.resources import files
 from openllm.engines import EngineKind
 from openllm.models.registry import Registry
 
-MARKOV = EngineKind("openllm_markov.engine:MarkovEngine", formats=("other",))
+MARKOV = EngineKind(
+    "openllm_markov.engine:MarkovEngine",
+    formats=("other",),
+    options=("context_length", "max_concurrency"),  # What else a user sets for it is refused.
+)
 
 TALES = str(files("openllm_markov") / "tales" / "tales.txt")
 

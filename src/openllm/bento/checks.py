@@ -12,15 +12,17 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
 from openllm.bento.grpc_process import check_grpc
-from openllm.bento.heeded import unheeded_options
+from openllm.bento.heeded import options_lacking
 from openllm.bento.options import blame
-from openllm.bento.preflight import check_models
+from openllm.bento.preflight import check_models, check_own_files
 from openllm.bento.tls import create_tls
 from openllm.config.effective import Configuration, Entry, Setting
 from openllm.config.explain import together
+from openllm.engines import engine_name
 from openllm.errors import ConfigurationError, OpenLLMError
+from openllm.llm.choice import choose_engine
 from openllm.llm.model_files import fetch_files, find_files, keep, keep_here
-from openllm.llm.preprompt import preprompt_text
+from openllm.llm.preprompt import is_like_a_file, preprompt_text
 from openllm.models.ref import parse_ref
 from openllm.types import LocalModel
 
@@ -75,19 +77,32 @@ def wrong_models(entries: Sequence[Entry]) -> list[str]:
 def _missing(entries: Sequence[Entry], mistakes: _Mistakes) -> tuple[Entry, ...]:
     """Return the models that are not here; checks all others."""
     missing: list[Entry] = []
-    here: dict[str, LocalModel] = {}
+    engines: dict[str, str] = {}
     for entry in entries:
         with mistakes.of(entry.settings):
-            preprompt_text(entry.config.defaults.prompt)
+            _check_preprompt(entry)
         with mistakes.of(entry.settings):
             found = find_files(parse_ref(entry.text), entry.config.load)
             if found is None:
                 missing.append(entry)
+                if backend := entry.config.load.backend:
+                    engines[entry.name] = engine_name(backend)
             else:
                 check_models([found], entry.config)
-                here[entry.name] = found
-    mistakes.add(unheeded_options(entries, here))
+                engines[entry.name] = choose_engine(found, entry.config.load).name
+    mistakes.add(options_lacking(entries, engines))
     return tuple(missing)
+
+
+def _check_preprompt(entry: Entry) -> None:
+    prompt = entry.config.defaults.prompt
+    preprompt_text(prompt)
+    if is_like_a_file(prompt):
+        logger.warning(
+            "%s %r: there is no such file, so these words are the prompt",
+            entry.settings["prompt"].origin,
+            prompt,
+        )
 
 
 def warn_if_open(settings: ServerSettings) -> None:
@@ -113,36 +128,50 @@ def fetch(
     Raises:
         OpenLLMError: A download failed, or what came cannot be used.
     """
-    return tuple(fetch_each(configuration, on_progress, cancelled))
+    return tuple(fetch_each(configuration, on_progress, cancelled, served=True))
 
 
 def fetch_each(
     configuration: Configuration,
     on_progress: OnProgress | None = None,
     cancelled: threading.Event | None = None,
+    *,
+    served: bool = False,
 ) -> Iterator[LocalModel]:
     """Yield the models as `fetch` does, each once it is here.
 
-    None of them makes room for another: until the last is here, all are kept in the store.
+    None of them makes room for another: until the last is here, all are kept in the store. Unless
+    they are to be `served`, their engines need not be installed.
     """
     with ExitStack() as kept:
         for entry in configuration.entries:
             kept.enter_context(keep_here(parse_ref(entry.text), entry.config.load))
         for entry in configuration.entries:
-            model = _fetched(entry, on_progress, cancelled)
+            model = _fetched(entry, on_progress, cancelled, served=served)
             kept.enter_context(keep(model))
             yield model
 
 
 def _fetched(
-    entry: Entry, on_progress: OnProgress | None, cancelled: threading.Event | None
+    entry: Entry,
+    on_progress: OnProgress | None,
+    cancelled: threading.Event | None,
+    *,
+    served: bool,
 ) -> LocalModel:
     load = entry.config.load
     ref = parse_ref(entry.text)
     here = find_files(ref, load) is not None
-    model = fetch_files(ref, load, entry.download, on_progress=on_progress, cancelled=cancelled)
+    model = fetch_files(
+        ref,
+        load,
+        entry.download,
+        installed=served,
+        on_progress=on_progress,
+        cancelled=cancelled,
+    )
     if not here:
-        check_models([model], entry.config)
+        (check_models if served else check_own_files)([model], entry.config)
     return model
 
 

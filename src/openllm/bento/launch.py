@@ -16,13 +16,15 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TextIO
 
+from openllm.bento.ahead import check_ahead
 from openllm.bento.checks import check, fetch, warn_if_open
+from openllm.bento.early_signals import EarlySignals
 from openllm.bento.grpc_process import GrpcProcess, grpc_example
-from openllm.bento.heeded import check_heeded
 from openllm.bento.listen import listen
 from openllm.bento.options import read_configuration
 from openllm.bento.preflight import check_memory, check_memory_ahead
 from openllm.config.effective import Configuration
+from openllm.config.flags import as_argument
 from openllm.config.server import ServerSettings
 from openllm.errors import ConfigurationError, OpenLLMError
 from openllm.types import LocalModel
@@ -56,9 +58,14 @@ def start(model: str | None = None, config: str | None = None, **options: object
         EngineNotInstalledError: A model needs a package that is missing; nothing was started.
         OpenLLMError: A download failed; nothing was started.
         KeyboardInterrupt: Ctrl-C before any model was ready.
-        SystemExit: No model could be loaded.
+        SystemExit: No model could be loaded, or a signal came before anything was served.
     """
-    read = partial(read_configuration, model, options, os.environ, file=config)
+    if not isinstance(model, str | None) or not isinstance(config, str | None):
+        wrong = config if isinstance(model, str | None) else model
+        raise ConfigurationError(
+            f"openllm.start takes models and a file as text, not {wrong!r}; write 'demo,llama'"
+        )
+    read = partial(read_configuration, model, options, os.environ, file=config, origin=as_argument)
     if status := run(read(), read):
         sys.exit(status)
 
@@ -75,23 +82,34 @@ def run(configuration: Configuration, read: Read, on_progress: OnProgress | None
 
     Returns:
         The exit status: 0 after a signal, else 1, or 2 if the settings of every model are wrong.
+
+    Raises:
+        EndedEarly: A signal came before anything was served.
     """
+    early = EarlySignals()
+    with early.handled():
+        return _run(configuration, read, on_progress, early)
+
+
+def _run(
+    configuration: Configuration, read: Read, on_progress: OnProgress | None, early: EarlySignals
+) -> int:
     settings = configuration.server
     checked = check(configuration)
     warned = False
     if checked.missing:
         with _listening(settings):
             pass  # An address that is taken shall cost no download.
+        check_ahead(configuration)
         warned = check_memory_ahead(configuration.entries)
     models = fetch(configuration, on_progress)
-    if checked.missing:
-        check_heeded(configuration, models)
     loads = [entry.config.load for entry in configuration.entries]
     check_memory(list(zip(models, loads, strict=True)), warned=warned)
     with _listening(settings) as sock:
         warn_if_open(settings)
         try:
-            return _Launch(models, configuration, sock, checked.tls, read, on_progress).run()
+            launch = _Launch(models, configuration, sock, checked.tls, read, on_progress, early)
+            return launch.run()
         finally:
             _end_of_log()
 
@@ -109,6 +127,7 @@ class _Launch:
         tls: SSLContext | None,
         read: Read,
         on_progress: OnProgress | None,
+        early: EarlySignals,
     ) -> None:
         from openllm.bento.edge import Front, create_service
         from openllm.bento.reload import Reload
@@ -126,7 +145,7 @@ class _Launch:
             perplexity=settings.perplexity,
         )
         self._signals: list[int] = []
-        self._terminal = os.isatty(0)
+        self._early = early
         self._server: uvicorn.Server | GrpcProcess
         if settings.grpc:
             self._server = GrpcProcess(
@@ -139,6 +158,8 @@ class _Launch:
             self._server = _server(_uvicorn(app, settings, tls), self._signals, self._hung_up)
             apply = front.apply
         self._reload = Reload(configuration, read, fleet, apply, on_progress)
+        if early.hung_up:
+            self._reload.ask()
 
     def run(self) -> int:
         self._server.run(sockets=[self._socket])
@@ -161,7 +182,7 @@ class _Launch:
 
     def _hung_up(self) -> None:
         """Take SIGHUP: a new configuration, or the end of the terminal we were started in."""
-        if self._terminal and not os.isatty(0):
+        if self._early.left_alone():
             self._server.handle_exit(signal.SIGHUP, None)
         else:
             self._reload.ask()

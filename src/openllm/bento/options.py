@@ -5,14 +5,14 @@ Knows which models there are; nothing is loaded or downloaded here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from openllm.config.effective import Configuration, Entry, Named, Setting, configure
 from openllm.config.environment import CONFIGURATION, MODELS, RESERVED, read_environment
 from openllm.config.explain import together
 from openllm.config.fields import PREFIX, flag
-from openllm.config.flags import read_flags
+from openllm.config.flags import as_flag, read_flags
 from openllm.config.models_dir import using_models_dir
 from openllm.config.scope import misplaced
 from openllm.config.sources import Layer, model_key, put
@@ -35,15 +35,17 @@ def read_configuration(
     environ: Mapping[str, str],
     *,
     file: str | None = None,
+    origin: Callable[[str], str] = as_flag,
 ) -> Configuration:
     """Return what is to be served and how; from here on `models_dir` is the process's store.
 
     Args:
         models: Models separated by commas, or a configuration file; None for those that the
             environment or the file names, or else the bundled one.
-        options: Fields of the settings; "model.field" is for one model.
+        options: Fields of the settings; "model.field" is for one model or the sizes of a family.
         environ: Where OPEN_LLM_* is looked up.
         file: The configuration file, before the one that OPEN_LLM_CONFIGURATION names.
+        origin: Says of the name of an option how the user wrote it.
 
     Raises:
         ConfigurationError: Something is wrong; the message names all of it.
@@ -57,10 +59,11 @@ def read_configuration(
     document = read_document(file, mistakes) if file else NOTHING
     with using_models_dir(_models_dir(options, environ, document)):
         asked = _asked(models, environ, document, mistakes)
-        named = [_named(each, mistakes) for each in asked]
+        named = _in_families([_named(each, mistakes) for each in asked], document)
         started = [each.name for each in named]
+        families = [each.family for each in named if each.family]
         layers = (
-            read_flags(options, started, mistakes),
+            read_flags(options, started, mistakes, families=families, origin=origin),
             read_environment(environ, started, _other_names(environ, document), mistakes),
             _layer(document, mistakes),
         )
@@ -165,6 +168,25 @@ def _named(asked: _Asked, mistakes: list[str]) -> Named:
         mistakes.append(_located(error, asked.origin))
         return Named(asked.text, asked.text, known=False)
     return Named(asked.text, name, defaults, f"family {ref.source}")
+
+
+def _in_families(models: Sequence[Named], document: Document) -> list[Named]:
+    """Return the models with the families that they are sizes of, as NAME:SIZE says it.
+
+    A family's name that is a model's own here, started or in the file, is for that one alone.
+    """
+    from openllm.models.families import find
+
+    sections = (each.text.partition("=") for each in document.models)
+    taken = {model_key(each.name) for each in models}
+    taken |= {model_key(name) for name, equals, _ in sections if equals}
+    found: list[Named] = []
+    for model in models:
+        family = find(model.text.partition(":")[0]) if model.text == model.name else None
+        if model.known and family is not None and model_key(family.name) not in taken:
+            model = model._replace(family=family.name.replace("_", "-"))
+        found.append(model)
+    return found
 
 
 def _other_names(environ: Mapping[str, str], document: Document) -> Sequence[str]:

@@ -6,10 +6,10 @@ Knows nothing of how anything is served.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from openllm.bento.devices import check_device
 from openllm.config.effective import Entry
 from openllm.config.model import LoadOptions, ModelConfig
 from openllm.engines.scripted_rules import read_script
@@ -34,24 +34,33 @@ SURE = 0.5
 Cards = Sequence[int] | None
 """Free bytes of each card; None where there are some of which that is not known."""
 
-_LIKE_A_PATH = re.compile(r"\S*/\S*|\S*\.[A-Za-z0-9]{1,5}")
-
 
 def check_models(models: Sequence[LocalModel], config: ModelConfig) -> None:
-    """Check the files of every model, its engine, and the pre-prompt.
+    """Check the files of every model, its engine and device, and the pre-prompt.
 
     Raises:
         ConfigurationError: A file or a setting is wrong.
         EngineNotInstalledError: A model needs a package that is missing.
     """
+    check_own_files(models, config)
     for model in models:
-        load = config.load
+        check_device(choose_engine(model, config.load).name, config.load)
+    preprompt_text(config.defaults.prompt)
+
+
+def check_own_files(models: Sequence[LocalModel], config: ModelConfig) -> None:
+    """Check the files of every model, whether an engine is installed or not.
+
+    Raises:
+        ModelFileError: One is damaged, missing, or needs code that is not trusted.
+        ConfigurationError: A script has a mistake.
+    """
+    load = config.load
+    for model in models:
         weights = load.load_format != "dummy"
         check_files(model, trust_remote_code=load.trust_remote_code, weights=weights)
         if model.format == "script":
             read_script(model.path)
-        choose_engine(model, load)
-    _check_preprompt(config.defaults.prompt)
 
 
 class _Claim(NamedTuple):
@@ -110,6 +119,8 @@ def check_memory_ahead(entries: Sequence[Entry]) -> bool:
 def memory_doubt(entry: Entry) -> str:
     """Return why this model alone would not fit the memory that is free; "" if it does.
 
+    Its engine need not be installed.
+
     Raises:
         OpenLLMError: It cannot be downloaded, or no engine runs it.
     """
@@ -139,7 +150,7 @@ def _claim_of(entry: Entry, cards: Cards) -> _Claim | None:
     if facts is None:
         return None
     architecture = facts.architecture if facts.format == "safetensors" else ""
-    engine = choose_by_facts(entry.name, facts.format, architecture, load).name
+    engine = choose_by_facts(entry.name, facts.format, architecture, load, installed=False).name
     if engine not in ENGINES:
         return None
     return _claim(entry.name, facts, engine, load, cards)
@@ -194,8 +205,3 @@ def _compare(claims: Sequence[_Claim], free: int, server: int) -> str:
 
 def _shown(claim: Need) -> str:
     return f"{size_text(claim.total)}, of which weights {size_text(claim.weights)}"
-
-
-def _check_preprompt(value: str | None) -> None:
-    if value and preprompt_text(value) == value and _LIKE_A_PATH.fullmatch(value):
-        logger.warning("--prompt %r: there is no such file, so these words are the prompt", value)

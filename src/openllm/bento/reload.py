@@ -13,8 +13,8 @@ from concurrent.futures import Future
 from hashlib import sha256
 from typing import TYPE_CHECKING, TypeVar
 
+from openllm.bento.ahead import check_ahead
 from openllm.bento.checks import check, fetch, warn_if_open
-from openllm.bento.heeded import check_heeded
 from openllm.bento.options import blame
 from openllm.bento.preflight import check_memory_ahead
 from openllm.config.effective import Configuration
@@ -157,12 +157,11 @@ class Reload:
             work.cancel()
 
     def _fetched(self, wanted: Configuration, cancelled: threading.Event) -> tuple[LocalModel, ...]:
+        check_ahead(wanted)
         before = {entry.name for entry in self._now.entries}
         if before <= {entry.name for entry in wanted.entries}:  # No memory will become free.
             check_memory_ahead([entry for entry in wanted.entries if entry.name not in before])
-        models = fetch(wanted, self._on_progress, cancelled)
-        check_heeded(wanted, models)
-        return models
+        return fetch(wanted, self._on_progress, cancelled)
 
 
 async def _aside(work: Callable[[], T]) -> T:

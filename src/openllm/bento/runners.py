@@ -126,12 +126,14 @@ def get_family_runner(family: str, model_name: str = "", **options: Any) -> Any:
 
 
 def llm_runner(llm: LLM) -> Any:
-    """Return a runner of `llm`, named like its model, for the process of the service itself.
+    """Return a runner of `llm`, named like its model, usable at once in this process.
 
     A runner in a process of its own would load the model there while `llm.generate` loads it here.
     """
     _read_configuration()
-    return _runner(llm, runnable_class(parse_ref(llm.model_id)), models=[], embedded=True)
+    runner = _runner(llm, runnable_class(parse_ref(llm.model_id)), models=[], embedded=True)
+    runner.init_here()
+    return runner
 
 
 def _runner(llm: LLM, runnable: type[LLMRunnable], **options: Any) -> LLMRunner:

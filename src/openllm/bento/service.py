@@ -10,9 +10,9 @@ import os
 
 import uvicorn.config
 
+from openllm.bento.ahead import check_ahead
 from openllm.bento.checks import check, fetch
 from openllm.bento.edge import Front, create_service
-from openllm.bento.heeded import check_heeded
 from openllm.bento.options import read_configuration
 from openllm.errors import ConfigurationError
 from openllm.fleet import Fleet
@@ -30,9 +30,9 @@ for _name in LISTENING:
         raise ConfigurationError(
             f"{_origin}: this is for `openllm start`; give it to `bentoml serve` instead"
         )
-check(_given)
+if check(_given).missing:
+    check_ahead(_given)
 _models = fetch(_given)
-check_heeded(_given, _models)
 # BentoML does not tell the service its address, so the guard must not assume the loopback.
 _settings = _given.server.model_copy(update={"host": "0.0.0.0"})
 

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openllm.cli.options import parse_opts
+from openllm.cli.options import SettingsCommand, given, named_models, parse_opts
+from openllm.cli.start import start
 
 if TYPE_CHECKING:
     from openllm.config.effective import Configuration, Setting
@@ -28,27 +29,28 @@ def config() -> None:
     """
 
 
-@config.command("show")
-@click.argument("models", required=False, metavar="[MODEL[,MODEL...] | FILE]")
-@click.option("--config", "file", metavar="FILE", help="Configuration file, YAML or JSON.")
-@click.option(
-    "--opt",
-    "opts",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="An option as if its flag were given; MODEL.NAME=VALUE is for one model.",
-)
+@config.command("show", cls=SettingsCommand, params=[*start.params])
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def show(models: str | None, file: str | None, opts: tuple[str, ...], as_json: bool) -> None:
+def show(
+    models: tuple[str, ...],
+    named: tuple[str, ...],
+    file: str | None,
+    opts: tuple[str, ...],
+    as_json: bool,
+    **flags: Any,
+) -> None:
     """Print every setting in effect and where it was given; secrets are masked.
 
-    The exit status is 2 if a setting is wrong.
+    Takes what `openllm start` takes. What other variables give, such as HF_TOKEN, is shown with
+    their names. The exit status is 2 if a setting is wrong.
     """
     from openllm.bento.options import read_configuration
     from openllm.errors import OpenLLMError
 
+    asked = named_models(models, named)
+    options = {**given(flags), **parse_opts(opts)}
     try:
-        found = read_configuration(models, parse_opts(opts), os.environ, file=file)
+        found = _checked(read_configuration(asked, options, os.environ, file=file))
     except OpenLLMError as error:
         _refuse(error)
     if as_json:
@@ -94,6 +96,19 @@ def docs() -> None:
     from openllm.config.schema import docs_tables
 
     click.echo(docs_tables())
+
+
+def _checked(found: Configuration) -> Configuration:
+    """Return the configuration with what other variables give; refuse what `start` would."""
+    from openllm.bento.checks import wrong_models
+    from openllm.config.explain import together
+    from openllm.config.outside import with_outside
+    from openllm.errors import ConfigurationError
+    from openllm.models.store import home
+
+    if mistakes := wrong_models(found.entries):
+        raise ConfigurationError(together(mistakes))
+    return with_outside(found, str(home()))
 
 
 def _refuse(error: OpenLLMError) -> None:

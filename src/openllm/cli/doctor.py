@@ -45,7 +45,11 @@ def _topics() -> list[Topic]:
     from openllm.cli.doctor_machine import look_at_machine
     from openllm.cli.doctor_network import look_at_hub, look_at_port
     from openllm.cli.doctor_packages import look_at_packages, look_at_python
-    from openllm.cli.doctor_settings import download_options, look_at_settings
+    from openllm.cli.doctor_settings import (
+        download_options,
+        look_at_settings,
+        server_settings,
+    )
     from openllm.cli.doctor_store import look_at_store
 
     return [
@@ -55,7 +59,7 @@ def _topics() -> list[Topic]:
         Topic("Machine", look_at_machine),
         Topic("Store", look_at_store),
         Topic("Hub", lambda: look_at_hub(download_options())),
-        Topic("Server", look_at_port),
+        Topic("Server", lambda: look_at_port(server_settings())),
         Topic("Settings", look_at_settings),
     ]
 

@@ -13,9 +13,11 @@ from openllm.cli.doctor_check import Check
 
 if TYPE_CHECKING:
     from openllm.config.download import DownloadOptions
+    from openllm.config.server import ServerSettings
 
 LIMIT = 3.0
 """Seconds that the hub may take to answer."""
+MAX_PORT = 65535
 
 _PROXIES = ("https_proxy", "http_proxy", "all_proxy", "no_proxy")
 _CERTIFICATES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE")
@@ -82,22 +84,25 @@ def token() -> Sequence[Check]:
     return (Check("token", "ok", f"in {path}"),)
 
 
-def look_at_port() -> Sequence[Check]:
-    """Say whether the address that `openllm start` takes is free."""
+def look_at_port(settings: ServerSettings) -> Sequence[Check]:
+    """Say whether the address that `openllm start` takes with these settings is free."""
     from openllm.bento.listen import listen
-    from openllm.config.server import ServerSettings
     from openllm.errors import AddressInUseError, ConfigurationError
 
-    fields = ServerSettings.model_fields
-    host, port = str(fields["host"].default), int(fields["port"].default)
+    host, port = settings.host, settings.port
     try:
         listen(host, port, 1).close()
     except AddressInUseError as error:
-        fix = "choose another for a second server: openllm start --port 5001"
+        fix = f"choose another for a second server: openllm start --port {_next(port)}"
         return (Check("port", "warn", error.message.partition(";")[0], fix),)
     except ConfigurationError as error:
-        return (Check("port", "fail", error.message, "repair the loopback interface"),)
-    return (Check("port", "ok", f"{port} on {host} is free"),)
+        fix = "choose another address: openllm start --host 127.0.0.1 --port 5000"
+        return (Check("port", "fail", error.message, fix),)
+    return (Check("port", "ok", f"{port} on {host} is free" if port else "0: a free one is taken"),)
+
+
+def _next(port: int) -> int:
+    return port + 1 if port < MAX_PORT else port - 1
 
 
 def _way_out(reason: str) -> str:

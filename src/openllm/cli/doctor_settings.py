@@ -10,20 +10,36 @@ from openllm.cli.doctor_check import Check
 
 if TYPE_CHECKING:
     from openllm.config.download import DownloadOptions
+    from openllm.config.effective import Configuration
+    from openllm.config.server import ServerSettings
 
 _FIX = "correct it; openllm config show prints what is in effect"
 
 
 def download_options() -> DownloadOptions:
     """Return how models would be downloaded here; settings that are wrong are not its matter."""
-    from openllm.bento.options import read_configuration
     from openllm.config.download import DownloadOptions
+
+    found = _configuration()
+    return found.download if found else DownloadOptions()
+
+
+def server_settings() -> ServerSettings:
+    """Return how a server would be started here; settings that are wrong are not its matter."""
+    from openllm.config.server import ServerSettings
+
+    found = _configuration()
+    return found.server if found else ServerSettings()
+
+
+def _configuration() -> Configuration | None:
+    from openllm.bento.options import read_configuration
     from openllm.errors import ConfigurationError
 
     try:
-        return read_configuration(None, {}, os.environ).download
+        return read_configuration(None, {}, os.environ)
     except ConfigurationError:
-        return DownloadOptions()
+        return None
 
 
 def look_at_settings() -> Sequence[Check]:

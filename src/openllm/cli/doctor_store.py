@@ -16,6 +16,7 @@ LEAST_ROOM = 1 << 28
 """With less free than this none can."""
 
 _MOVE = "or set BENTOML_HOME to a folder on another disk"
+_CHOOSE = "set BENTOML_HOME to a folder that this user can write"
 
 
 def look_at_store() -> Sequence[Check]:
@@ -35,18 +36,27 @@ def existing(folder: Path) -> Path:
 
 
 def _folder(folder: Path) -> Check:
+    from openllm.errors import ConfigurationError
+    from openllm.models.store import check_place
+
     chosen = " (BENTOML_HOME)" if os.environ.get("BENTOML_HOME") else ""
     text = f"{folder}{chosen}"
     there = existing(folder)
     if not there.is_dir():
-        return Check("folder", "fail", f"{text}: {there} is a file", f"remove it, {_MOVE}")
+        return Check("folder", "fail", f"{text}: {there} is a file", _CHOOSE)
     for each in (there, *(there / name for name in ("models", "openllm"))):
+        if each.exists() and not each.is_dir():
+            return Check("folder", "fail", f"{text}: {each} is a file", _CHOOSE)
         if each.exists() and not os.access(each, os.R_OK | os.W_OK | os.X_OK):
             fix = f"give this user the permission to write there, {_MOVE}"
             return Check("folder", "fail", f"{text}: {each} cannot be written", fix)
-    if there != folder:
-        text += "; made with the first download"
-    return Check("folder", "ok", text)
+    if there == folder:
+        return Check("folder", "ok", text)
+    try:
+        check_place()
+    except ConfigurationError:
+        return Check("folder", "fail", f"{text}: no folder can be made in {there}", _CHOOSE)
+    return Check("folder", "ok", f"{text}; made with the first download")
 
 
 def _room(folder: Path) -> Check:
@@ -59,9 +69,13 @@ def _room(folder: Path) -> Check:
 
 
 def _models() -> Check:
-    from openllm.models.store import stored
+    from openllm.models.store import damaged, stored
 
     models = stored()
+    if broken := damaged():
+        tags = ", ".join(model.tag for model in broken)
+        fix = "pull them again, or remove them with openllm rm TAG"
+        return Check("models", "warn", f"the record of {len(broken)} is damaged: {tags}", fix)
     if not models:
         return Check("models", "off", "none yet; openllm pull NAME downloads one")
     total = size_text(sum(model.size for model in models))

@@ -106,30 +106,74 @@ def _facts(entry: Entry) -> ModelFacts:
 
 
 def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[_Row]:
-    """Yield the engines that could run the model; `reasons` gets why others cannot."""
-    from openllm.engines import engine_kind, missing_modules
+    """Yield the engines that could run the model; `reasons` gets why others cannot.
+
+    Raises:
+        ConfigurationError: `openllm start` refuses these settings on every engine.
+    """
+    from openllm.config.explain import together
     from openllm.errors import ConfigurationError
-    from openllm.machine import free_cards, free_memory
-    from openllm.models.families import why_not
-    from openllm.models.fit import cards_of, judge, use_of
+    from openllm.machine import free_cards
 
     cards = free_cards()
     load = entry.config.load
+    wrong: dict[str, None] = {}
+    able = False
     for engine in _engines(facts, load):
-        reason = None if load.trust_remote_code else why_not(facts.architecture, engine)
-        if reason is not None:
+        if reason := _why_not(facts, engine, load):
             reasons.append(reason)
-            continue
-        use = use_of(facts, engine, load, cards=cards)
-        if use.place == "gpu" and cards is None:
-            raise ConfigurationError(_UNKNOWN_CARDS)
-        if cards and use.place == "gpu":
-            free = sum(cards[each] for each in cards_of(engine, load, len(cards)))
+        elif mistakes := _mistakes(entry, engine):
+            wrong.update(dict.fromkeys(mistakes))
         else:
-            free = free_memory()
-        found = judge(facts, use, free, context_asked=load.context_length is not None)
-        lacks = engine_kind(engine).install if missing_modules(engine) else ""
-        yield _Row(found, lacks)
+            able = True
+            yield _row(facts, engine, load, cards)
+    if wrong and not able:
+        raise ConfigurationError(together(list(wrong)))
+    reasons += wrong
+
+
+def _why_not(facts: ModelFacts, engine: str, load: LoadOptions) -> str | None:
+    """Return why `engine` does not run the architecture, as far as `openllm start` knows."""
+    from openllm.engines import missing_modules
+    from openllm.engines.vllm_presence import unfit
+    from openllm.models.families import why_not
+
+    if engine == "vllm" and not missing_modules(engine):
+        return unfit(facts.architecture)
+    return None if load.trust_remote_code else why_not(facts.architecture, engine)
+
+
+def _mistakes(entry: Entry, engine: str) -> list[str]:
+    """Return what `openllm start` refuses of the settings where `engine` runs the model."""
+    from openllm.bento.devices import check_device
+    from openllm.bento.heeded import options_lacking
+    from openllm.bento.options import blame
+    from openllm.errors import ConfigurationError
+
+    mistakes = list(options_lacking([entry], {entry.name: engine}))
+    try:
+        check_device(engine, entry.config.load)
+    except ConfigurationError as error:
+        mistakes.append(blame(error, entry.settings))
+    return mistakes
+
+
+def _row(facts: ModelFacts, engine: str, load: LoadOptions, cards: Sequence[int] | None) -> _Row:
+    from openllm.engines import engine_kind, missing_modules
+    from openllm.errors import ConfigurationError
+    from openllm.machine import free_memory
+    from openllm.models.fit import cards_of, judge, use_of
+
+    use = use_of(facts, engine, load, cards=cards)
+    if use.place == "gpu" and cards is None:
+        raise ConfigurationError(_UNKNOWN_CARDS)
+    if cards and use.place == "gpu":
+        free = sum(cards[each] for each in cards_of(engine, load, len(cards)))
+    else:
+        free = free_memory()
+    found = judge(facts, use, free, context_asked=load.context_length is not None)
+    lacks = engine_kind(engine).install if missing_modules(engine) else ""
+    return _Row(found, lacks)
 
 
 def _engines(facts: ModelFacts, load: LoadOptions) -> Sequence[str]:
@@ -161,6 +205,7 @@ def _write_json(
         "weight_bytes": facts.weight_bytes,
         "engines": [_fields(row) for row in rows],
         "reasons": list(reasons),
+        "warnings": list(_warnings(entry, facts, rows)),
     }
     click.echo(json.dumps(report, indent=2))
 
@@ -194,7 +239,7 @@ def _write_table(
     click.echo(f"{entry.name}: {facts.architecture}, context {limit}")
     if rows:
         click.echo(aligned([_HEADINGS, *(_cells(row.fit) for row in rows)]))
-    for line in (*_notes(facts, rows), *reasons):
+    for line in (*_notes(facts, rows), *_warnings(entry, facts, rows), *reasons):
         click.echo(line)
 
 
@@ -219,3 +264,21 @@ def _notes(facts: ModelFacts, rows: Sequence[_Row]) -> Iterator[str]:
             yield f"{engine}: not installed here; run: pip install '{lacks}'"
     if rows and not facts.shape.caches and not facts.shape.state:
         yield "The files do not say how large its KV cache is, so that is not counted."
+
+
+def _warnings(entry: Entry, facts: ModelFacts, rows: Sequence[_Row]) -> Iterator[str]:
+    """Yield where the settings are not honoured, and what start alone will tell."""
+    from openllm.models.families import support_of
+
+    asked = entry.config.load.context_length or 0
+    for use in (row.fit.use for row in rows):
+        if use.context < asked:
+            yield (
+                f"{use.engine}: context_length {asked} is more than the {use.context} that the"
+                f" model was made for; start uses {use.context}"
+            )
+        if use.engine == "torch" and support_of(facts.architecture) is None:
+            yield (
+                f"torch: nothing is known here of {facts.architecture}; start says whether the"
+                " installed transformers runs it when it loads the model"
+            )

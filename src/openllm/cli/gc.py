@@ -2,71 +2,88 @@
 
 from __future__ import annotations
 
-import re
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
 
-from openllm.cli.store_flag import store_flag
+from openllm.cli.store_flag import refusal, setting_flag, store_flag
 
 if TYPE_CHECKING:
     from openllm.models.store import Collected
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kmgtp]?)(i?)b?", re.IGNORECASE | re.ASCII)
-_POWERS = "kmgtp"
-
 
 def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read "50GB", "50 GiB" or a number of bytes."""
-    if value is None:
-        return None
-    match = _SIZE.fullmatch(value.strip())
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not a size; write it like 50GB, 500MB or 40GiB")
-    number, power, binary = match.groups()
-    base = 1024 if binary else 1000
-    return int(float(number) * base ** (_POWERS.find(power.lower()) + 1 if power else 0))
+    from openllm.sizes import read_size
+
+    try:
+        return None if value is None else read_size(value)
+    except ValueError as error:
+        raise refusal(ctx, param, str(value), error) from None
 
 
 @click.command("gc")
-@click.option(
-    "--quota",
+@setting_flag(
+    "store_quota",
     callback=_bytes,
     metavar="SIZE",
     help="Remove the models not used for longest until the rest fits, e.g. 50GB.",
 )
+@click.option(
+    "--interrupted",
+    is_flag=True,
+    help="Remove interrupted downloads now; those that a process works on stay.",
+)
+@click.option(
+    "--damaged",
+    is_flag=True,
+    help="Remove models whose record is damaged, whose source nobody knows any more.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @store_flag
-def gc(quota: int | None, dry_run: bool) -> None:
+def gc(store_quota: int | None, interrupted: bool, damaged: bool, dry_run: bool) -> None:
     """Remove what interrupted downloads left, and keep the store to a quota.
 
     An interrupted download can be taken up again for a day; then it is removed. A model is never
-    removed while a server uses it, or if it did not come from a hub or an URL. The exit status is
-    1 if what must stay is more than the quota.
+    removed while a server uses it, or if it did not come from a hub or an URL. What was left and
+    could be removed is listed. The exit status is 1 if what must stay is more than the quota.
+
+    \b
+      openllm gc --interrupted
+      openllm gc --store-quota 50GB --dry-run
     """
     from openllm.cli.store_table import one_line_errors
-    from openllm.models.store import collect
+    from openllm.models.store import check_place, collect
 
     with one_line_errors():
-        collected = collect(quota=quota, dry_run=dry_run)
-    for line in _lines(collected, dry_run):
-        click.echo(line)
-    if quota is not None and collected.used > quota:
-        click.echo(f"Error: {_too_much(collected.used, quota)}", err=True)
+        check_place()
+        collected = collect(
+            quota=store_quota, dry_run=dry_run, interrupted=interrupted, damaged=damaged
+        )
+        for line in _lines(collected, dry_run):
+            click.echo(line)
+    if store_quota is not None and collected.used > store_quota:
+        click.echo(f"Error: {_too_much(collected.used, store_quota)}", err=True)
         sys.exit(1)
 
 
-def _lines(collected: Collected, dry_run: bool) -> list[str]:
-    from openllm.cli.store_table import age_text
+def _lines(collected: Collected, dry_run: bool) -> Iterator[str]:
+    from openllm.cli.store_table import age_text, state_text
     from openllm.sizes import size_text
 
     removed, freed = ("Would remove", "Would free") if dry_run else ("Removed", "Freed")
-    return [
-        *(f"{removed} {model.tag}, used {age_text(model.used)}" for model in collected.models),
-        *(f"{removed} {folder}" for folder in collected.folders),
-        f"{freed} {size_text(collected.freed)}; models occupy {size_text(collected.used)}.",
-    ]
+    for model in collected.models:
+        yield f"{removed} {model.tag}, {state_text(model)}"
+    for folder in collected.folders:
+        yield f"{removed} {folder}"
+    yield f"{freed} {size_text(collected.freed)}; models occupy {size_text(collected.used)}."
+    for one in filter(lambda one: one.size, collected.interrupted):
+        what = f"{size_text(one.size)}, a download interrupted {age_text(one.changed)}"
+        yield f"Left {one.folder}, {what}; --interrupted removes it."
+    for model in collected.damaged:
+        what = f"{size_text(model.size)}, {state_text(model)}"
+        yield f"Left {model.tag}, {what}; --damaged removes it."
 
 
 def _too_much(used: int, quota: int) -> str:
@@ -74,5 +91,5 @@ def _too_much(used: int, quota: int) -> str:
 
     return (
         f"the models that are in use or could not be downloaded again occupy {size_text(used)},"
-        f" more than --quota {size_text(quota)}; remove some with `openllm rm`."
+        f" more than --store-quota {size_text(quota)}; remove some with `openllm rm`."
     )

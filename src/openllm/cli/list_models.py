@@ -9,7 +9,7 @@ import click
 from openllm.cli.store_flag import store_flag
 
 if TYPE_CHECKING:
-    from openllm.models.store import StoredModel
+    from openllm.models.store import DamagedModel, StoredModel
 
 _TITLES = ("TAG", "FORMAT", "SIZE", "USED", "SOURCE")
 
@@ -20,19 +20,25 @@ _TITLES = ("TAG", "FORMAT", "SIZE", "USED", "SOURCE")
 def list_models(json: bool) -> None:
     """List the models in the store, which is BentoML's: BENTOML_HOME, or ~/bentoml.
 
+    A model whose record cannot be read is marked as damaged; `openllm rm TAG` removes it, and a
+    download of the same replaces it.
+
     \b
       openllm list
       openllm list --json | jq -r '.[].tag'
     """
-    from openllm.cli.store_table import aligned, as_json, facts, one_line_errors
-    from openllm.models.store import stored
+    from openllm.cli.store_table import aligned, as_json, damaged_facts, facts, one_line_errors
+    from openllm.models.store import check_place, damaged, stored
 
     with one_line_errors():
-        models = stored()
+        check_place()
+        models, broken = stored(), damaged()
+        rows = [*map(_row, models), *map(_damaged_row, broken)]
+        described = [*map(facts, models), *map(damaged_facts, broken)] if json else []
     if json:
-        click.echo(as_json([facts(model) for model in models]))
-    elif models:
-        click.echo(aligned([_TITLES, *map(_row, models)]))
+        click.echo(as_json(described))
+    elif rows:
+        click.echo(aligned([_TITLES, *sorted(rows)]))
     else:
         click.echo("No model is stored yet; `openllm pull NAME` downloads one.", err=True)
 
@@ -43,3 +49,9 @@ def _row(model: StoredModel) -> tuple[str, ...]:
 
     source = f"{model.source}:{model.file}" if model.file and model.revision else model.source
     return model.tag, model.format, size_text(model.size), age_text(model.used), source or "-"
+
+
+def _damaged_row(model: DamagedModel) -> tuple[str, ...]:
+    from openllm.sizes import size_text
+
+    return model.tag, "damaged", size_text(model.size), "-", model.reason

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import click
 
 from openllm.cli.store_flag import store_flag
+from openllm.cli.store_table import one_line_errors
 from openllm.errors import ConfigurationError
 from openllm.models.families import families
 from openllm.models.family import Family, plain
@@ -38,7 +39,8 @@ def models(family: str | None, chosen: str | None, as_json: bool) -> None:
     if family and chosen and family != chosen:
         raise click.UsageError(f"{family} and --family {chosen} are two families; give one.")
     wanted = family or chosen
-    tags = items(stored())
+    with one_line_errors():
+        tags = items(stored())
     listed = [row for row in families() if not wanted or _is_called(row, wanted)]
     added = [row for row in REGISTRY.values() if not wanted or row.name == wanted]
     if not listed and not added:

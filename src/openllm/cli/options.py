@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,13 +12,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from openllm.config.fields import (
-    ALIASES,
     FIELDS,
     SECTIONS,
     choices,
     field_name,
     flag,
     is_list,
+    is_size,
     names_models,
     other_names,
     plain_type,
@@ -40,13 +41,20 @@ class SettingOption(click.Option):
         record = super().get_help_record(ctx)
         if record is None:
             return None
-        spellings = [each for each in (*self.opts, *self.secondary_opts) if "_" not in each]
-        own = [each for each in spellings if each[2:] not in _OTHER_NAMES]
+        own = [each for each in (*self.opts, *self.secondary_opts) if "_" not in each]
         return f"{' / '.join(own)} {self.metavar or ''}".rstrip(), record[1]
 
 
 class SettingsCommand(click.Command):
-    """A command whose help has its flags by section."""
+    """A command whose help has its flags by section, and that takes each but once."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
+        rest = super().parse_args(ctx, args)
+        for option, times in Counter(filter(_is_option, order)).items():
+            if times > 1 and not getattr(option, "multiple", False):
+                raise click.UsageError(f"{option.opts[0]} is given twice; leave one out", ctx)
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
@@ -63,14 +71,15 @@ class SettingsCommand(click.Command):
 def flags_of(models: Sequence[type[BaseModel]]) -> Callable[[Command], Command]:
     """Decorate a command with one flag for each field; flags left out are not passed on as values.
 
-    Both spellings of a name are accepted, `--top-k` and `--top_k`. Values stay text here; the
+    Both spellings of a name are accepted, `--top-k` and `--top_k`. A field's further names are
+    parameters of their own, so that it is known which was written. Values stay text here; the
     settings check them.
     """
 
     def decorate(command: Command) -> Command:
         for model in reversed(models):
             for name, field in reversed(model.model_fields.items()):
-                command = _flag(name, field, _section(model), _help(field))(command)
+                command = _flags(name, field, _section(model), _help(field))(command)
         return command
 
     return decorate
@@ -86,10 +95,36 @@ def field_flags(*names: str, **texts: str) -> Callable[[Command], Command]:
     def decorate(command: Command) -> Command:
         for name in reversed((*names, *texts)):
             text = texts.get(name) or _help(FIELDS[name])
-            command = _flag(name, FIELDS[name], "", text)(command)
+            command = _flags(name, FIELDS[name], "", text)(command)
         return command
 
     return decorate
+
+
+def named_models(models: Sequence[str], named: Sequence[str]) -> str | None:
+    """Return the models that a command was given, separated by commas, or its configuration file.
+
+    Args:
+        models: The arguments.
+        named: The values of `--model`.
+
+    Raises:
+        UsageError: Models are given in both ways, or a configuration stands beside others.
+    """
+    from openllm.config.yaml_file import is_configuration
+
+    if models and named:
+        raise click.UsageError(
+            f"the models are given twice, as {models[0]!r} and --model {named[0]!r}; leave one out"
+        )
+    asked = models or named
+    files = [each for each in asked if is_configuration(each)]
+    if files and len(asked) > 1:
+        raise click.UsageError(
+            f"{files[0]!r} is a configuration, which stands alone; name its models in front of"
+            f" --config {files[0]}"
+        )
+    return ",".join(asked) if asked else None
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
@@ -100,19 +135,26 @@ def given(values: dict[str, Any]) -> dict[str, Any]:
 def parse_opts(opts: Iterable[str]) -> dict[str, Any]:
     """Read the values of `--opt`, each NAME=VALUE or MODEL.NAME=VALUE.
 
+    Returns:
+        Values by names as `openllm.config.flags` has them.
+
     Raises:
-        UsageError: One is neither.
+        UsageError: One is neither, or is given twice.
     """
     parsed: dict[str, Any] = {}
     for opt in opts:
         spelled, equals, value = opt.partition("=")
         model, dot, last = spelled.strip().rpartition(".")
-        name = field_name(last)
-        if not equals or not name or (dot and not model):
+        if not equals or not last or (dot and not model):
             raise click.UsageError(f"--opt {opt!r} is not NAME=VALUE, nor MODEL.NAME=VALUE")
-        key = f"{model}.{name}" if dot else name
-        repeated = name in _REPEATED and not (dot and not is_list(FIELDS[name]))
-        parsed[key] = (*parsed.get(key, ()), value) if repeated else value
+        key = f"{model}.{last.replace('-', '_')}"
+        name = field_name(last)
+        if name in _REPEATED and not (dot and not is_list(FIELDS[name])):
+            parsed[key] = (*parsed.get(key, ()), value)
+        elif key in parsed:
+            raise click.UsageError(f"--opt {key.removeprefix('.')} is given twice; leave one out")
+        else:
+            parsed[key] = value
     return parsed
 
 
@@ -120,36 +162,43 @@ def _is_option(parameter: click.Parameter) -> bool:
     return isinstance(parameter, click.Option)
 
 
-_OTHER_NAMES = {flag(alias)[2:] for alias in ALIASES}
-
-
 def _section(model: type[BaseModel]) -> str:
     return next((title for title, each in SECTIONS.items() if each is model), "Options")
 
 
 def _spellings(name: str) -> Iterator[str]:
-    for each in (name, *other_names(name)):
-        yield flag(each)
-        if "_" in each:
-            yield f"--{each}"
+    yield flag(name)
+    if "_" in name:
+        yield f"--{name}"
 
 
 def _off(on: str) -> str:
     return f"--no_{on[2:]}" if "_" in on else f"--no-{on[2:]}"
 
 
-def _flag(name: str, field: FieldInfo, section: str, text: str) -> Callable[[Command], Command]:
+def _flags(name: str, field: FieldInfo, section: str, text: str) -> Callable[[Command], Command]:
     options: dict[str, Any] = {"help": text, "cls": SettingOption, "section": section}
+
+    def decorate(command: Command) -> Command:
+        for other in other_names(name):
+            command = _flag(other, field, hidden=True, **options)(command)
+        return _flag(name, field, **options)(command)
+
+    return decorate
+
+
+def _flag(name: str, field: FieldInfo, **options: Any) -> Callable[[Command], Command]:
     kind = plain_type(field.annotation)
     if kind is bool:
         both = [f"{on}/{_off(on)}" for on in _spellings(name)]
         return click.option(*both, name, default=None, **options)
     several = choices(field.annotation)
+    shown = "SIZE" if is_size(field) else _METAVARS.get(kind, "VALUE")
     return click.option(
         *_spellings(name),
         name,
-        multiple=name in _REPEATED or is_list(field),
-        metavar=f"[{'|'.join(several)}]" if several else _METAVARS.get(kind, "VALUE"),
+        multiple=is_list(field) or names_models(field),
+        metavar=f"[{'|'.join(several)}]" if several else shown,
         **options,
     )
 

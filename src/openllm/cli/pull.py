@@ -35,8 +35,9 @@ def pull(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
 
     MODEL is a family (`flan-t5`, `llama:7b`), a hub id (`org/name`, `org/name@revision`,
     `org/name:file.gguf`, `org/name:Q4_K_M`) or the URL of a GGUF file. All are looked up before
-    the first is downloaded, with a warning of those that do not fit the memory that is free; what
-    is in the store already is not asked for. What an interrupted download has left is used by the
+    the first is downloaded, with a warning of those that do not fit the memory that is free, or
+    that need an engine which is not installed here; what is in the store already is not asked for.
+    What an interrupted download has left is used by the
     next. The exit status is 0 when all are in the store, 2 if a name or a setting is wrong, else 1.
 
     \b
@@ -83,17 +84,17 @@ def _pull_all(
 
 
 def _look_up(entries: Sequence[Entry]) -> None:
-    """Ask for each model that is not here, and warn of what does not fit the memory.
+    """Ask for each model that is not here, and warn of what could not be served here.
 
     A wrong name then costs no download of another model.
     """
-    from openllm.bento.preflight import memory_doubt
+    from openllm.bento.ahead import doubts
     from openllm.models.locate import find_local
     from openllm.models.ref import parse_ref
 
     missing = [entry for entry in entries if find_local(parse_ref(entry.text)) is None]
     for entry in missing:
-        if doubt := memory_doubt(entry):
+        for doubt in doubts(entry):
             click.echo(f"Warning: {doubt}", err=True)
 
 

@@ -12,20 +12,22 @@ from openllm.cli.store_flag import store_flag
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from openllm.models.store import StoredModel
+    from openllm.models.store import DamagedModel, StoredModel
 
 
 @click.command("rm")
-@click.argument("tags", nargs=-1, required=True, metavar="TAG...")
+@click.argument("tags", nargs=-1, required=True, metavar="MODEL...")
 @click.option("-y", "--yes", is_flag=True, help="Remove without asking, on a terminal too.")
 @store_flag
 def rm(tags: tuple[str, ...], yes: bool) -> None:
     """Remove models from the store, and free their space.
 
-    TAG is NAME:VERSION as `openllm list` writes it; NAME suffices where it has one version. Every
-    TAG is checked before the first model is removed. What a running server uses stays.
+    MODEL is a tag, NAME:VERSION as `openllm list` writes it, or NAME; or a family, a hub id or a
+    URL as `openllm pull` takes it. It must mean one stored model. Every MODEL is checked before the
+    first is removed. What a running server uses stays.
 
     \b
+      openllm rm org/name:Q8_0
       openllm rm llamacpp-qwen--qwen3-0.6b-gguf--qwen3-0.6b-q8_0
       openllm rm --yes $(openllm list --json | jq -r '.[].tag')
     """
@@ -38,16 +40,17 @@ def rm(tags: tuple[str, ...], yes: bool) -> None:
         if not yes and sys.stdin.isatty() and not _agreed(models):
             click.echo("Nothing was removed.", err=True)
             sys.exit(1)
+        sizes = {model.tag: size_text(model.size) for model in models}
         in_use = [model for model in models if not remove_unused(model)]
         for model in models:
             if model not in in_use:
-                click.echo(f"Removed {model.tag}, {size_text(model.size)}")
+                click.echo(f"Removed {model.tag}, {sizes[model.tag]}")
     for model in in_use:
         click.echo(f"Error: {model.tag} is in use; stop the server that serves it.", err=True)
     sys.exit(1 if in_use else 0)
 
 
-def _agreed(models: Sequence[StoredModel]) -> bool:
+def _agreed(models: Sequence[StoredModel | DamagedModel]) -> bool:
     from openllm.sizes import size_text
 
     for model in models:

@@ -14,18 +14,26 @@ if TYPE_CHECKING:
 
 
 @click.command("show")
-@click.argument("tag", metavar="TAG")
+@click.argument("tag", metavar="MODEL")
 @click.option("--json", "json", is_flag=True, help="Write JSON; sizes are bytes.")
 @store_flag
 def show(tag: str, json: bool) -> None:
     """Show a model of the store with its files and their hashes.
 
-    TAG is NAME:VERSION as `openllm list` writes it; NAME alone is its newest version.
+    MODEL is a tag, NAME:VERSION as `openllm list` writes it, or NAME for its newest version; or a
+    family, a hub id or a URL as `openllm pull` takes it.
     """
     from openllm.cli.store_table import aligned, as_json, facts, find_each, one_line_errors
+    from openllm.errors import ModelFileError
+    from openllm.models.store import DamagedModel
 
     with one_line_errors():
         (model,) = find_each([tag])
+        if isinstance(model, DamagedModel):
+            raise ModelFileError(
+                f"The record of {model.tag} is damaged: {model.folder}/{model.reason};"
+                f" {model.remedy}"
+            )
     if json:
         files = [
             {"name": file.name, "size": file.size, "sha256": file.sha256 or None}

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openllm.cli.options import SettingOption, SettingsCommand, flags_of, given, parse_opts
+from openllm.cli.options import (
+    SettingOption,
+    SettingsCommand,
+    flags_of,
+    given,
+    named_models,
+    parse_opts,
+)
 from openllm.config.fields import OPTION_MODELS
 
 if TYPE_CHECKING:
@@ -18,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @click.command("start", cls=SettingsCommand)
-@click.argument("models", required=False, metavar="[MODEL[,MODEL...] | FILE]")
+@click.argument("models", nargs=-1, metavar="[MODEL... | FILE]")
 @click.option(
     "--model",
     "--model-path",
@@ -44,7 +51,7 @@ if TYPE_CHECKING:
 )
 @flags_of(OPTION_MODELS)
 def start(
-    models: str | None,
+    models: tuple[str, ...],
     named: tuple[str, ...],
     file: str | None,
     opts: tuple[str, ...],
@@ -54,10 +61,10 @@ def start(
 
     MODEL is `demo` (bundled, the default), a family such as `flan-t5`, a hub id, the URL of a GGUF
     file, a GGUF file or a folder with config.json and safetensors; NAME=MODEL chooses the served
-    name. What is not on this machine is downloaded first. FILE is a configuration, with models and
-    options. Every option can also be set there, and as OPEN_LLM_<OPTION> or
-    OPEN_LLM_<MODEL>_<OPTION>: `openllm config docs` lists them, `openllm config show` says what
-    holds. Flags may be written with underscores too.
+    name. Several are separated by blanks or commas. What is not on this machine is downloaded
+    first. FILE is a configuration, with models and options. Every option can also be set there,
+    and as OPEN_LLM_<OPTION> or OPEN_LLM_<MODEL>_<OPTION>: `openllm config docs` lists them,
+    `openllm config show` says what holds. Flags may be written with underscores too.
     Requests choose by "model"; without one the first answers. Once models are ready one line says
     so, with the URL. The exit status is 0 after a signal, 2 if a name, a setting or a file is
     wrong.
@@ -71,14 +78,10 @@ def start(
     from openllm.bento.options import read_configuration
     from openllm.errors import ConfigurationError, ModelNotFoundError, OpenLLMError
 
-    if models is not None and named:
-        raise click.UsageError(
-            f"the models are given twice, as {models!r} and --model {named[0]!r}; leave one out"
-        )
     options = {**given(flags), **parse_opts(opts)}
-    models = ",".join(named) or models
+    asked = named_models(models, named)
     try:
-        read = partial(read_configuration, models, options, os.environ, file=file)
+        read = partial(read_configuration, asked, options, os.environ, file=file)
         sys.exit(_serve(read(), read))
     except OpenLLMError as error:
         click.echo(f"Error: {error.message}", err=True)
@@ -87,6 +90,7 @@ def start(
 
 def _serve(configuration: Configuration, read: Callable[[], Configuration]) -> int:
     from openllm.bento import launch
+    from openllm.bento.early_signals import EndedEarly
     from openllm.bento.options import blame
     from openllm.cli.progress import DownloadDisplay
     from openllm.errors import OpenLLMError
@@ -95,6 +99,9 @@ def _serve(configuration: Configuration, read: Callable[[], Configuration]) -> i
     try:
         with DownloadDisplay() as display:
             return launch.run(configuration, read, display)
+    except EndedEarly as end:
+        click.echo(end.line, err=True)
+        return 0
     except OpenLLMError as error:
         error.message = blame(error, configuration.settings)
         raise

@@ -1,12 +1,16 @@
-"""`--models-dir` of the commands that work on the store and read no other settings."""
+"""`--models-dir` of the commands that work on the store and read no other settings.
+
+They start without the library that checks settings, so what they take of those is written here.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from openllm.config.models_dir import MEANING, NAMES, VARIABLE, checked_folder
 
@@ -21,18 +25,23 @@ class _Flag(click.Option):
         return record and (f"{self.opts[0]} {self.metavar}", record[1])
 
 
+def setting_flag(*names: str, **options: Any) -> Callable[[Command], Command]:
+    """Decorate a command with the flag of a setting, in every spelling and with its variables.
+
+    Args:
+        names: The field's own name, as Python writes it, and its other names.
+        options: As `click.option` takes them.
+    """
+    spellings = [f"--{each}" for name in names for each in (name.replace("_", "-"), name)]
+    variables = [f"OPEN_LLM_{name.upper()}" for name in names]
+    return click.option(*spellings, cls=_Flag, envvar=variables, **options)
+
+
 def store_flag(command: Command) -> Command:
     """Decorate a command with the flag: it works on the store in that folder."""
-    spellings = [f"--{each}" for name in NAMES for each in (name.replace("_", "-"), name)]
-    return click.option(
-        *spellings,
-        cls=_Flag,
-        metavar="FOLDER",
-        envvar=[f"OPEN_LLM_{name.upper()}" for name in NAMES],
-        help=MEANING,
-        callback=_use,
-        expose_value=False,
-    )(command)
+    return setting_flag(*NAMES, metavar="FOLDER", help=MEANING, callback=_use, expose_value=False)(
+        command
+    )
 
 
 def _use(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
@@ -40,4 +49,19 @@ def _use(ctx: click.Context, parameter: click.Parameter, value: str | None) -> N
         try:
             os.environ[VARIABLE] = checked_folder(value)
         except ValueError as error:
-            raise click.BadParameter(f"{value!r}: {error}", ctx, parameter) from None
+            raise refusal(ctx, parameter, value, error) from None
+
+
+def refusal(
+    ctx: click.Context, parameter: click.Parameter, value: str, error: ValueError
+) -> click.BadParameter:
+    """Return what to raise for a wrong value; it names the variable if that had it."""
+    hint = None
+    if parameter.name and ctx.get_parameter_source(parameter.name) == ParameterSource.ENVIRONMENT:
+        hint = next((name for name in _variables(parameter) if os.environ.get(name)), None)
+    return click.BadParameter(f"{value!r}: {error}", ctx, parameter, hint)
+
+
+def _variables(parameter: click.Parameter) -> Sequence[str]:
+    found = parameter.envvar
+    return [found] if isinstance(found, str) else found or ()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from openllm.models.store import StoredModel
+    from openllm.models.store import DamagedModel, StoredModel
 
 _AGES = ((86400 * 7, "week"), (86400, "day"), (3600, "hour"), (60, "minute"))
 
@@ -53,20 +53,45 @@ def facts(model: StoredModel) -> dict[str, Any]:
     }
 
 
-def find_each(tags: Sequence[str], *, exactly: bool = False) -> list[StoredModel]:
-    """Return the model for each tag; every tag is checked before the first model is returned.
+def damaged_facts(model: DamagedModel) -> dict[str, Any]:
+    """Return what `--json` says of a model without a record: what is known, and the reason."""
+    names = ("format", "source", "revision", "refs", "file", "created", "used")
+    return {
+        "tag": model.tag,
+        "size": model.size,
+        "path": model.folder,
+        **dict.fromkeys(names),
+        "damaged": model.reason,
+    }
+
+
+def state_text(model: StoredModel | DamagedModel) -> str:
+    """Write when a model was used, or that its record is damaged."""
+    from openllm.models.store import DamagedModel
+
+    if isinstance(model, DamagedModel):
+        return f"damaged: {model.reason}"
+    return f"used {age_text(model.used)}"
+
+
+def find_each(texts: Sequence[str], *, exactly: bool = False) -> list[StoredModel | DamagedModel]:
+    """Return the model that each text means; all are checked before the first is returned.
+
+    A text is a tag, or what `openllm pull` takes. With `exactly` a name of several versions is a
+    mistake, where the newest would be a guess.
 
     Raises:
-        ModelNotFoundError: A tag is unknown; names those that are near. With `exactly` also for
-            a name of several versions, where the newest would be a guess.
+        ConfigurationError: The store cannot be used.
+        ModelNotFoundError: A text means no model, or several; names those that are near.
     """
     from openllm.errors import ModelNotFoundError
-    from openllm.models.store import stored
+    from openllm.models.store import check_place, damaged, stored
 
-    models = stored()
+    check_place()
+    models: list[StoredModel | DamagedModel] = [*stored(), *damaged()]
     chosen, mistakes = {}, []
-    for tag in tags:
-        found = _find(tag, models, exactly)
+    for text in texts:
+        found = _find(text, models, exactly)
         if isinstance(found, str):
             mistakes.append(found)
         else:
@@ -92,22 +117,33 @@ def one_line_errors() -> Iterator[None]:
         sys.exit(1)
 
 
-def _find(tag: str, models: Sequence[StoredModel], exactly: bool) -> StoredModel | str:
-    """Return the model, or what is wrong with the tag."""
+def _find(
+    text: str, models: Sequence[StoredModel | DamagedModel], exactly: bool
+) -> StoredModel | DamagedModel | str:
+    """Return the model, or what is wrong with the text."""
     from openllm.models.store import find_tag
 
-    same_name = [model.tag for model in models if model.name == tag]
+    same_name = [model.tag for model in models if model.name == text]
     if exactly and len(same_name) > 1:
-        return f"{tag!r} has {len(same_name)} versions; name one: {', '.join(same_name)}"
-    return find_tag(tag) or f"There is no model {tag!r} in the store; {_hint(tag, models)}"
+        return f"{text!r} has {len(same_name)} versions; name one: {', '.join(same_name)}"
+    found = find_tag(text) or next((each for each in models if text in (each.tag, each.name)), None)
+    if found is not None:
+        return found
+    from openllm.models.store_names import meant_by
+
+    meant = meant_by(text)
+    if len(meant) > 1:
+        tags = ", ".join(model.tag for model in meant)
+        return f"{text!r} means {len(meant)} stored models; name one: {tags}"
+    hint = _hint(text, [model.tag for model in models])
+    return meant[0] if meant else f"There is no model {text!r} in the store; {hint}"
 
 
-def _hint(tag: str, models: Sequence[StoredModel]) -> str:
+def _hint(tag: str, tags: Sequence[str]) -> str:
     import difflib
 
-    if not models:
+    if not tags:
         return "it is empty."
-    tags = [model.tag for model in models]
     parts = [each for each in tags if tag and tag.lower().partition(":")[0] in each]
     names = {each.partition(":")[0]: each for each in tags}
     near = difflib.get_close_matches(tag.partition(":")[0], names, n=3, cutoff=0.5)

@@ -10,30 +10,37 @@ import click
 from openllm.cli.store_flag import store_flag
 
 if TYPE_CHECKING:
-    from openllm.models.store import StoredModel
+    from openllm.models.store import DamagedModel, StoredModel
 
 
 @click.command("verify")
-@click.argument("tags", nargs=-1, metavar="[TAG...]")
+@click.argument("tags", nargs=-1, metavar="[MODEL...]")
 @store_flag
 def verify(tags: tuple[str, ...]) -> None:
-    """Check the files of stored models by their hashes; without TAG of all models.
+    """Check the files of stored models by their hashes; without MODEL of all models.
 
-    The exit status is 1 if a file is damaged; what was expected and found is said, and the fix.
+    MODEL is a tag, NAME:VERSION as `openllm list` writes it, or NAME for its newest version; or a
+    family, a hub id or a URL as `openllm pull` takes it. The exit status is 1
+    if a file or a record is damaged; what was expected and found is said, and the fix.
     """
     from openllm.cli.store_table import find_each, one_line_errors
-    from openllm.models.store import stored
+    from openllm.models.store import check_place, damaged, stored
 
     with one_line_errors():
-        models = find_each(tags) if tags else stored()
-        sound = [_is_sound(model) for model in models]
+        check_place()
+        models: list[StoredModel | DamagedModel] = [*stored(), *damaged()]
+        sound = [_is_sound(model) for model in (find_each(tags) if tags else models)]
     sys.exit(0 if all(sound) else 1)
 
 
-def _is_sound(model: StoredModel) -> bool:
+def _is_sound(model: StoredModel | DamagedModel) -> bool:
     from openllm.models import store
     from openllm.sizes import size_text
 
+    if isinstance(model, store.DamagedModel):
+        click.echo(f"{model.tag}: damaged: {model.reason}")
+        click.echo(f"  fix: {model.remedy}")
+        return False
     if not model.hashed:
         click.echo(f"{model.tag}: not checked, no hashes were recorded when it was stored")
         return True
@@ -45,18 +52,5 @@ def _is_sound(model: StoredModel) -> bool:
     click.echo(f"{model.tag}: damaged")
     for damage in damages:
         click.echo(f"  {damage.file}: expected {damage.expected}, found {damage.found}")
-    click.echo(f"  fix: {_fix(model)}")
+    click.echo(f"  fix: {store.remedy(model)}")
     return False
-
-
-def _fix(model: StoredModel) -> str:
-    """Return what to do: a download of the same again, or the files from where they were."""
-    from shlex import quote
-
-    remove = f"openllm rm --yes {model.tag}"
-    if model.revision:
-        file = f":{model.file}" if model.file else ""
-        return f"{remove} && openllm pull {quote(f'{model.source}@{model.revision}{file}')}"
-    if "://" in model.source:
-        return f"{remove} && openllm pull {quote(model.source)}"
-    return f"{remove}, then store it again from {model.source or 'where it came from'}"

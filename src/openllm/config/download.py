@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from openllm.config.marks import ByModel
+from openllm.config.marks import ByModel, Size
 from openllm.errors import ConfigurationError
 
 DEFAULT_ENDPOINT = "https://huggingface.co"
@@ -99,12 +99,12 @@ class DownloadOptions(BaseModel):
         repr=False,
         description="NAME: VALUE sent to the hub or the URL's own host; may be repeated.",
     )
-    download_rate: int | None = Field(
+    download_rate: Annotated[int | None, Size()] = Field(
         None,
         ge=1024,
         description="Most bytes a second of each download, over all its files [default: no limit].",
     )
-    store_quota: int | None = Field(
+    store_quota: Annotated[int | None, Size()] = Field(
         None,
         ge=0,
         description="Most bytes of the store; models unused for longest make room"

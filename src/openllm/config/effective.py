@@ -2,7 +2,8 @@
 
 A request's own value comes first, which is `openllm.server`'s affair; then a flag,
 OPEN_LLM_<MODEL>_<FIELD>, OPEN_LLM_<FIELD>, the configuration file, what the model's family brings,
-and the field's default. In each of them a value for one model is before one for all.
+and the field's default. In each of them a value for one model is before one for all sizes of its
+family, and that before one for all.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from openllm.config.server import ServerSettings
 from openllm.config.sources import Given, Layer, Values, model_key
 
 Settings = TypeVar("Settings", bound=BaseModel)
-Scope = Literal["", "model", "all"]
+Scope = Literal["", "model", "family", "all"]
 
 
 class Setting(NamedTuple):
@@ -28,8 +29,8 @@ class Setting(NamedTuple):
 
     Attributes:
         origin: Where it was given: a flag, a variable, a line of a file, "family x", or "default".
-        scope: Whether that was for this model alone or for all of them; "" if the user said
-            nothing.
+        scope: Whether that was for this model alone, for all sizes of its family or for all
+            models; "" if the user said nothing.
     """
 
     value: object
@@ -46,6 +47,7 @@ class Named(NamedTuple):
         defaults: What its family or its registration sets.
         origin: What messages call those, such as "family llama".
         known: Whether there is such a model; of one that there is not, only values are checked.
+        family: The name under which settings are for all sizes of its family; "" if it has none.
     """
 
     text: str
@@ -53,6 +55,7 @@ class Named(NamedTuple):
     defaults: Mapping[str, object] = {}
     origin: str = ""
     known: bool = True
+    family: str = ""
 
 
 class Entry(NamedTuple):
@@ -94,29 +97,38 @@ def configure(
     general = [layer.general for layer in layers]
     server = checked(ServerSettings, general, mistakes)
     _, _, download = _of_model(general, mistakes)
-    keys = {model_key(model.name) for model in models}
+    keys = {key for model in models for key in _keys(model)}
     for key in sorted({key for layer in layers for key in layer.models} - keys):
-        _of_model(_chain(key, layers), mistakes)
+        _of_model(_chain((key,), layers), mistakes)
     entries = tuple(_entry(model, layers, mistakes) for model in models)
-    return Configuration(server, download, entries, _settings((server,), general, "", layers))
+    return Configuration(server, download, entries, _settings((server,), general, (), layers))
+
+
+def _keys(model: Named) -> tuple[str, ...]:
+    """Return the names, as variables have them, whose settings it gets; the first wins."""
+    return tuple(model_key(name) for name in (model.name, model.family) if name)
 
 
 def _entry(model: Named, layers: Sequence[Layer], mistakes: list[str]) -> Entry:
-    key = model_key(model.name)
+    keys = _keys(model)
     brought = {name: Given(value, model.origin) for name, value in model.defaults.items()}
-    chain = [*_chain(key, layers), brought]
+    chain = [*_chain(keys, layers), brought]
     load, defaults, download = _of_model(chain, mistakes)
     return Entry(
         text=model.text,
         name=model.name,
         config=ModelConfig(load=load, defaults=defaults),
         download=download,
-        settings=_settings((load, defaults, download), chain, key, layers),
+        settings=_settings((load, defaults, download), chain, keys, layers),
     )
 
 
-def _chain(key: str, layers: Sequence[Layer]) -> list[Values]:
-    return [values for each in layers for values in (each.models.get(key, {}), each.general)]
+def _chain(keys: Sequence[str], layers: Sequence[Layer]) -> list[Values]:
+    return [
+        values
+        for each in layers
+        for values in (*(each.models.get(key, {}) for key in keys), each.general)
+    ]
 
 
 def _of_model(
@@ -188,22 +200,27 @@ def _origins(given: Mapping[str, Given]) -> str:
 
 
 def _settings(
-    models: Sequence[BaseModel], chain: Sequence[Values], key: str, layers: Sequence[Layer]
+    models: Sequence[BaseModel],
+    chain: Sequence[Values],
+    keys: Sequence[str],
+    layers: Sequence[Layer],
 ) -> dict[str, Setting]:
     found: dict[str, Setting] = {}
     for model in models:
         for name, value in _fields(model):
             given = next((each[name] for each in chain if name in each), None)
             origin = given.origin if given else "default"
-            found[name] = Setting(value, origin, _scope(name, given, key, layers))
+            found[name] = Setting(value, origin, _scope(name, given, keys, layers))
     return found
 
 
-def _scope(name: str, given: Given | None, key: str, layers: Sequence[Layer]) -> Scope:
+def _scope(name: str, given: Given | None, keys: Sequence[str], layers: Sequence[Layer]) -> Scope:
     if given is None:
         return ""
-    if any(layer.models.get(key, {}).get(name) is given for layer in layers):
-        return "model"
+    scopes: tuple[Scope, ...] = ("model", "family")
+    for key, scope in zip(keys, scopes, strict=False):
+        if any(layer.models.get(key, {}).get(name) is given for layer in layers):
+            return scope
     return "all" if any(layer.general.get(name) is given for layer in layers) else ""
 
 

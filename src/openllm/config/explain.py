@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from openllm.config.fields import is_secret, written
+from openllm.config.fields import is_list, is_secret, written
+from openllm.config.marks import Size
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _IN_FILE = re.compile(r"([^:]*), line (\d+): ")
+
+_FORMS = {"^[0-9a-fA-F]{64}$": "64 hexadecimal digits"}
+"""What patterns mean."""
 
 _KINDS = {
     "integer": "a whole number",
@@ -66,11 +70,13 @@ def allowed(model: type[BaseModel], name: str) -> str:
     kinds = schema.get("anyOf", [schema])
     schema = next(kind for kind in kinds if kind.get("type") != "null")
     schema = schema.get("items", schema)
+    if schema.get("format") == Size.FORMAT:
+        return "a number of bytes, or a size such as 4GiB or 10GB" + _limits(schema)
     if "enum" in schema:
         return "one of " + ", ".join(map(str, schema["enum"]))
     kind = _KINDS.get(schema.get("type", ""), "")
     if "pattern" in schema:
-        return f"{kind} of the form {schema['pattern']}"
+        return _FORMS.get(schema["pattern"], f"{kind} of the form {schema['pattern']}")
     if schema.get("minLength"):
         return f"{kind} that is not empty"
     return kind + _limits(schema)
@@ -88,8 +94,11 @@ def _properties(model: type[BaseModel]) -> dict[str, Any]:
 
 
 def _subject(model: type[BaseModel], name: str, value: object, origin: str) -> str:
-    if is_secret(model.model_fields[name]):
+    field = model.model_fields[name]
+    if is_secret(field):
         return origin
+    if is_list(field) and isinstance(value, (tuple, list)) and len(value) == 1:
+        value = value[0]
     shown = written(value)
     return f"{origin} {shown if len(shown) <= 200 else shown[:200] + '...'}"
 

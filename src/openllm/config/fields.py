@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from openllm.config.download import DownloadOptions
-from openllm.config.marks import Alias, Blanks, ByModel
+from openllm.config.marks import Alias, Blanks, ByModel, Size
 from openllm.config.model import LoadOptions, RequestDefaults
 from openllm.config.server import ServerSettings
 from openllm.config.sources import model_key
@@ -107,6 +107,11 @@ def names_models(field: FieldInfo) -> bool:
     return any(isinstance(each, ByModel) for each in field.metadata)
 
 
+def is_size(field: FieldInfo) -> bool:
+    """Whether the field holds a number of bytes, which may be given with a unit."""
+    return any(isinstance(each, Size) for each in field.metadata)
+
+
 def is_secret(field: FieldInfo) -> bool:
     """Whether no message may show the field's value."""
     return not field.repr
@@ -133,7 +138,14 @@ def is_number(field: FieldInfo) -> bool:
 
 
 def written(value: object) -> str:
-    """Return a value as messages and tables show it; of an address, without user and password."""
-    if isinstance(value, Path):
-        value = str(value)
-    return _USER.sub("//...@", repr(value))
+    """Return a value as messages and tables show it; of an address, without user and password.
+
+    What JSON has too is written as there, so that it looks as it does in files.
+    """
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (tuple, list)):
+        return f"[{', '.join(map(written, value))}]"
+    return _USER.sub("//...@", repr(str(value) if isinstance(value, Path) else value))

@@ -1,12 +1,18 @@
-"""Options by name, of the command line or keyword arguments, sorted by the models they are for."""
+"""Options by name, of the command line or keyword arguments, sorted by the models they are for.
+
+The command line's are "field" for a flag, ".field" for `--opt` and "model.field" for `--opt` of one
+model; keyword arguments are "field" and "model.field".
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from openllm.config.fields import (
+    ALIASES,
     FIELDS,
     MODEL_FIELDS,
+    closest,
     field_name,
     flag,
     names_models,
@@ -15,8 +21,25 @@ from openllm.config.fields import (
 from openllm.config.sources import Given, Layer, empty, model_key, put
 
 
-def read_flags(options: Mapping[str, object], started: Sequence[str], mistakes: list[str]) -> Layer:
-    """Sort options: "field" holds for all models, "model.field" for one.
+def as_flag(name: str) -> str:
+    """Return how the command line writes the option that `read_flags` knows by this name."""
+    return f"--opt {name.removeprefix('.')}" if "." in name else flag(name)
+
+
+def as_argument(name: str) -> str:
+    """Return how Python writes it."""
+    return name
+
+
+def read_flags(
+    options: Mapping[str, object],
+    started: Sequence[str],
+    mistakes: list[str],
+    *,
+    families: Iterable[str] = (),
+    origin: Callable[[str], str] = as_flag,
+) -> Layer:
+    """Sort options: "field" and ".field" hold for all models, "model.field" for one.
 
     The flags of fields that name models (`--device llama:gpu:0,demo:cpu`) are taken apart.
 
@@ -24,46 +47,63 @@ def read_flags(options: Mapping[str, object], started: Sequence[str], mistakes: 
         options: Values by name, in any spelling.
         started: Names of the models that will be served; an option for another is a mistake.
         mistakes: Gets what is wrong with names.
+        families: Names that stand for several of those models.
+        origin: Says of a name how the user wrote it.
     """
-    layer = empty()
-    for spelled, value in options.items():
-        model, dot, last = spelled.rpartition(".")
-        name = field_name(last)
-        if name not in (MODEL_FIELDS if dot else FIELDS):
-            mistakes.append(_unknown(last, model))
-        elif dot:
-            _put_for(layer, model, name, Given(value, f"--opt {model}.{name}"), started, mistakes)
-        elif names_models(FIELDS[name]):
-            for owner, each in _apart(value, started):
-                given = Given(each, flag(name))
-                if owner:
-                    _put_for(layer, owner, name, given, started, mistakes)
-                else:
-                    put(layer.general, name, given, mistakes)
+    return _Reader(started, tuple(families), origin, mistakes).layer(options)
+
+
+class _Reader:
+    def __init__(
+        self,
+        started: Sequence[str],
+        families: Sequence[str],
+        origin: Callable[[str], str],
+        mistakes: list[str],
+    ) -> None:
+        self._started = started
+        self._owners = (*started, *families)
+        self._origin = origin
+        self._mistakes = mistakes
+        self._layer = empty()
+
+    def layer(self, options: Mapping[str, object]) -> Layer:
+        for spelled, value in options.items():
+            model, _, last = spelled.rpartition(".")
+            name = field_name(last)
+            if name not in (MODEL_FIELDS if model else FIELDS):
+                self._mistakes.append(self._unknown(spelled, model, last))
+            elif names_models(FIELDS[name]) and not model:
+                for owner, each in _apart(value, self._owners):
+                    self._put(owner, name, Given(each, self._origin(spelled)), f"{owner}:{each}")
+            else:
+                self._put(model, name, Given(value, self._origin(spelled)))
+        return self._layer
+
+    def _put(self, model: str, name: str, given: Given, whole: str = "") -> None:
+        key = model_key(model)
+        if not model:
+            put(self._layer.general, name, given, self._mistakes)
+        elif key in map(model_key, self._owners):
+            put(self._layer.of(key), name, given, self._mistakes)
         else:
-            put(layer.general, name, Given(value, flag(spelled)), mistakes)
-    return layer
+            close = closest(model, self._started)
+            self._mistakes.append(
+                f"{given.origin}{whole and f' {whole}'}: no model {model!r} is started here, only"
+                f" {', '.join(self._started) or 'none'}{close and f'; did you mean {close!r}?'}"
+            )
 
-
-def _put_for(
-    layer: Layer, model: str, name: str, given: Given, started: Sequence[str], mistakes: list[str]
-) -> None:
-    key = model_key(model)
-    if key in map(model_key, started):
-        put(layer.of(key), name, given, mistakes)
-    else:
-        whole = f"{given.origin} {model}:{given.value}" if given.origin == flag(name) else None
-        mistakes.append(
-            f"{whole or given.origin}: no model {model!r} is started here"
-            f"{suggestion(model, started)}; started are {', '.join(started) or 'none'}"
-        )
-
-
-def _unknown(name: str, model: str) -> str:
-    if model and name in FIELDS:
-        return f"--opt {model}.{name}: this is an option of the whole server; write {flag(name)}"
-    where = f"--opt {model}.{name}: " if model else ""
-    return f"{where}unknown option {name!r}{suggestion(name, MODEL_FIELDS if model else FIELDS)}"
+    def _unknown(self, spelled: str, model: str, last: str) -> str:
+        name = field_name(last)
+        where = self._origin(spelled)
+        if name in FIELDS:
+            return f"{where}: this is an option of the whole server; write {self._origin(name)}"
+        if name in ("model", "models") and not model:
+            return f"{where}: models are no option; name them as the argument"
+        known = (*(MODEL_FIELDS if model else FIELDS), *ALIASES)
+        hint = suggestion(last.replace("-", "_"), known)
+        more = f"{hint}?" if hint else "; `openllm config docs` lists all"
+        return f"{f'{where}: ' if '.' in spelled else ''}unknown option {last!r}{more}"
 
 
 def _apart(value: object, started: Sequence[str]) -> Iterator[tuple[str, object]]:

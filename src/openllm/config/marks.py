@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from openllm.sizes import read_size
+
 
 class Alias:
     """Gives a field further names, good wherever its own is: as a flag, a variable, in a file."""
@@ -17,3 +21,26 @@ class Blanks:
 
 class ByModel:
     """Marks a field whose flag may be repeated and name models, as in `llama:gpu:0,demo:cpu`."""
+
+
+class Size:
+    """Marks a number of bytes, which may also be written as a size: 4GiB, 10GB, 500MB."""
+
+    FORMAT = "size"
+    """What the JSON schema calls it."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core.core_schema import no_info_before_validator_function
+
+        return no_info_before_validator_function(_bytes, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> Any:
+        found = handler(schema)
+        for kind in found.get("anyOf", [found]):
+            if kind.get("type") == "integer":
+                kind.update(type=["integer", "string"], format=self.FORMAT)
+        return found
+
+
+def _bytes(value: Any) -> Any:
+    return read_size(value) if isinstance(value, str) else value

@@ -1,7 +1,7 @@
 """Options that are set for models which have no use for them.
 
-One that is set for a model alone must be of use to it. One that is set for all models holds for
-those that have a use for it, and is a mistake if none has.
+One that is set for a model alone must be of use to it. One that is set for all models, or for all
+sizes of a family, holds for those that have a use for it, and is a mistake if none has.
 """
 
 from __future__ import annotations
@@ -25,6 +25,10 @@ def misplaced(
     yield from (
         (entry,) for entry in entries if scopes[entry.name] == "model" and entry.name in lacking
     )
-    for_all = tuple(entry for entry in entries if scopes[entry.name] == "all")
-    if for_all and all(entry.name in lacking for entry in for_all):
-        yield for_all
+    together: dict[str, list[Entry]] = {}
+    for entry in entries:
+        if scopes[entry.name] in ("family", "all"):
+            together.setdefault(entry.settings[option].origin, []).append(entry)
+    for sharing in together.values():
+        if all(entry.name in lacking for entry in sharing):
+            yield tuple(sharing)

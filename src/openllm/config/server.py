@@ -17,7 +17,7 @@ from pydantic import (
     field_validator,
 )
 
-from openllm.config.marks import Alias, Blanks
+from openllm.config.marks import Alias, Blanks, Size
 from openllm.config.models_dir import MEANING, NAMES, checked_folder
 
 T = TypeVar("T")
@@ -81,7 +81,9 @@ class ServerSettings(BaseModel):
     allowed_origin: Words = Field(
         (), description="Web origin, such as https://app.example, allowed to call; may be repeated."
     )
-    max_body_bytes: int = Field(8 << 20, ge=1024, description="Largest request body.")
+    max_body_bytes: Annotated[int, Size()] = Field(
+        8 << 20, ge=1024, description="Largest request body."
+    )
     max_waiting: int = Field(
         512, ge=0, description="Requests that may wait for a model; more are refused with 429."
     )

@@ -47,7 +47,10 @@ def empty() -> Layer:
 def put(values: Values, name: str, given: Given, mistakes: list[str]) -> None:
     """Add a value; the same field given twice in one source is a mistake."""
     if name in values and values[name].value != given.value:
-        mistakes.append(
-            f"{given.origin} and {values[name].origin} set the same option; leave one out"
+        first = values[name].origin
+        same = first == given.origin
+        both = (
+            f"{first} is given twice" if same else f"{given.origin} and {first} set the same option"
         )
+        mistakes.append(f"{both}; leave one out")
     values[name] = given

@@ -91,7 +91,9 @@ def _content(path: str) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise ConfigurationError(f", line {line}: this is not UTF-8; save the file as it") from None
+        raise ConfigurationError(
+            f", line {line}: this is not UTF-8; save the file as UTF-8"
+        ) from None
 
 
 class _Reader:
@@ -147,7 +149,7 @@ class _Reader:
             if name not in known:
                 self._mistakes.append(f"{self._place(node, path + key)}: {_unknown(key, known)}")
             elif (value := self._value(name, node, path + key)) is not _REFUSED:
-                origin = self._place(node, path + name)
+                origin = self._place(node, path + key)
                 put(values, name, Given(as_items(FIELDS[name], value), origin), self._mistakes)
         return values
 
@@ -161,7 +163,8 @@ class _Reader:
 
     def _wrong(self, node: Node, path: str, fix: str, *, shown: bool = True) -> None:
         secret = path in FIELDS and is_secret(FIELDS[path])
-        value = "" if secret or not shown else f" {written(node.plain())[:80]}"
+        shown = shown and not secret and node.content is not None
+        value = f" {written(node.plain())[:80]}" if shown else ""
         self._mistakes.append(f"{self._place(node, path)}{value}: {fix}")
 
     def _place(self, node: Node, path: str) -> str:
@@ -179,4 +182,4 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
         return "there are no sections; write the options themselves, without this line"
     more = ("models",) if known == tuple(FIELDS) else ("model",)
     hint = suggestion(key.replace("-", "_"), (*known, *more))
-    return f"there is no such option{hint or '; `openllm config docs` lists all'}"
+    return f"there is no such option{f'{hint}?' if hint else '; `openllm config docs` lists all'}"

@@ -50,19 +50,24 @@ def read_nodes(text: str, mistakes: list[str], *, is_json: bool) -> Node:
         _check_json(text)
         text = text.replace("\t", " ")  # Only between values; YAML wants blanks there.
     try:
-        root = yaml.compose(text, Loader=_loader())
+        root = yaml.compose(text, Loader=_loader(mistakes))
         if root is None:
             return Node(None, 1)
         return _Builder(mistakes).node(root, root.start_mark.line + 1, 0)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        problem = error.problem or error.context or "this cannot be read"
-        raise _refused(mark.line + 1 if mark else 1, f"this is not YAML: {problem}") from None
+        raise _refused(mark.line + 1 if mark else 1, _problem(error)) from None
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise _refused(line, "there is a character that cannot be printed; remove it") from None
     except RecursionError:
         raise _refused(1, "the file is nested too deeply") from None
+
+
+def _problem(error: Any) -> str:
+    if (problem := error.problem or error.context) == "but found another document":
+        return "a second document begins here; leave one"
+    return f"this is not YAML: {problem or 'this cannot be read'}"
 
 
 def _check_json(text: str) -> None:
@@ -74,8 +79,8 @@ def _check_json(text: str) -> None:
         raise _refused(1, "the file is nested too deeply") from None
 
 
-def _loader() -> Any:
-    """Return a loader that knows JSON's scalars only, and no aliases."""
+def _loader(mistakes: list[str]) -> Any:
+    """Return a loader that knows JSON's scalars only, and neither aliases nor tags."""
     import yaml
 
     def compose_node(self: Any, parent: Any, index: Any) -> Any:
@@ -85,6 +90,11 @@ def _loader() -> Any:
                 event.start_mark.line + 1,
                 f"aliases such as *{event.anchor} are not read; write the value itself",
             )
+        event = self.peek_event()
+        if event.tag is not None:
+            line = event.start_mark.line + 1
+            problem = f"the tag {event.tag} is not read; write the value without it"
+            mistakes.append(f", line {line}: {problem}")
         return yaml.SafeLoader.compose_node(self, parent, index)
 
     own = {"yaml_implicit_resolvers": {}, "compose_node": compose_node}
@@ -133,8 +143,7 @@ class _Builder:
         kind = node.tag.removeprefix("tag:yaml.org,2002:")
         text: str = node.value
         if kind not in _PLAIN:
-            self._wrong(line, f"the tag {node.tag} is not read; write the value without it")
-            return text
+            return text  # The loader has refused the tag.
         if kind == "str":
             # JSON writes a character beyond 16 bits as two escapes; YAML reads them one by one.
             return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

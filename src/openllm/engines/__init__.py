@@ -8,15 +8,21 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from openllm.config.model import LoadOptions
 from openllm.engines.base import Engine
-from openllm.errors import ConfigurationError, EngineNotInstalledError
+from openllm.errors import (
+    ConfigurationError,
+    EngineNotInstalledError,
+    EngineStartError,
+    OpenLLMError,
+)
 from openllm.types import LocalModel, ModelFormat
 
 if TYPE_CHECKING:
@@ -36,7 +42,8 @@ class EngineKind(NamedTuple):
         needs: Top-level modules it imports; none is imported to find out whether they are there.
         install: What to install when one is missing.
         options: The fields of `LoadOptions` that it heeds; another that the user sets for it is
-            refused. `backend` is not the engine's affair.
+            refused. One that does not say counts as heeding all, so that nothing is refused.
+            `backend` is not the engine's affair.
     """
 
     target: str
@@ -117,7 +124,7 @@ def add_engine(
         formats: What it loads; "other" for files that only this engine reads.
         needs: Top-level modules that it imports.
         install: What to give to `pip install` when one of them is missing.
-        options: The fields of `LoadOptions` that it heeds, all if left out.
+        options: The fields of `LoadOptions` that it heeds, others are refused; all if left out.
 
     Raises:
         ConfigurationError: The name is none or taken, an option is none, or the class cannot be
@@ -236,12 +243,25 @@ def missing_modules(name: str) -> tuple[str, ...]:
 
 
 def check_installed(name: str) -> None:
-    """Raise `EngineNotInstalledError`, saying what to install, if a module is missing."""
+    """Check, without importing anything, that the modules of engine `name` are there.
+
+    Raises:
+        EngineNotInstalledError: One that it needs is missing; says what to install.
+        ConfigurationError: The package that holds its class is missing.
+    """
+    kind = engine_kind(name)
     missing = missing_modules(name)
     if missing:
         raise EngineNotInstalledError(
             f"The {name} backend needs {' and '.join(missing)}, which this Python does not have;"
-            f" run: pip install '{engine_kind(name).install}'"
+            f" run: pip install '{kind.install}'"
+        )
+    package = kind.target.partition(":")[0].partition(".")[0]
+    if package not in sys.modules and find_spec(package) is None:
+        raise ConfigurationError(
+            f"The engine {name!r} is at {kind.target!r}, and this Python has no module"
+            f" {package!r}; correct that name, or add the module's folder to PYTHONPATH.",
+            param="backend",
         )
 
 
@@ -250,7 +270,23 @@ def create_engine(name: str, model: LocalModel, options: LoadOptions) -> Engine:
 
     Raises:
         EngineNotInstalledError: A package it needs is missing.
+        EngineStartError: Its class cannot be imported.
     """
     check_installed(name)
-    module, _, attribute = engine_kind(name).target.partition(":")
-    return cast(Engine, getattr(import_module(module), attribute)(model, options))
+    return cast(Engine, _imported(name)(model, options))
+
+
+def _imported(name: str) -> Any:
+    target = engine_kind(name).target
+    module, _, attribute = target.partition(":")
+    try:
+        return getattr(import_module(module), attribute)
+    except OpenLLMError:
+        raise
+    except Exception as error:
+        logger.debug("the engine %s", name, exc_info=True)
+        raise EngineStartError(
+            f"The engine {name!r} cannot be imported from {target}: {type(error).__name__}:"
+            f" {error}; each model runs in a process of its own, which must find that module:"
+            " correct it, install it, or add its folder to PYTHONPATH."
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from openllm.errors import ConfigurationError
@@ -18,12 +19,7 @@ def place(params: Any, device: str) -> None:
     if device == "cpu":
         params.n_gpu_layers = 0
         return
-    kinds = xllamacpp.ggml_backend_dev_type
-    cards = [
-        one["name"]
-        for one in xllamacpp.get_device_info()
-        if one["type"] in (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
-    ]
+    cards = cards_seen()
     number = int(device.partition(":")[2] or 0)
     if number >= len(cards):
         raise ConfigurationError(
@@ -35,3 +31,20 @@ def place(params: Any, device: str) -> None:
     if ":" in device:
         params.main_gpu = number
         params.split_mode = xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
+
+
+def cards_seen() -> list[str]:
+    """Return the names of the GPUs that the installed llama.cpp sees."""
+    import xllamacpp
+
+    kinds = xllamacpp.ggml_backend_dev_type
+    return [
+        one["name"]
+        for one in xllamacpp.get_device_info()
+        if one["type"] in (kinds.GGML_BACKEND_DEVICE_TYPE_GPU, kinds.GGML_BACKEND_DEVICE_TYPE_IGPU)
+    ]
+
+
+def main() -> None:
+    """Print them as JSON, for a process that does not want llama.cpp in itself."""
+    print(json.dumps(cards_seen()))

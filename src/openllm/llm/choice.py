@@ -46,7 +46,12 @@ def choose_engine(model: LocalModel, options: LoadOptions) -> EngineChoice:
 
 
 def choose_by_facts(
-    name: str, form: ModelFormat, architecture: str, options: LoadOptions
+    name: str,
+    form: ModelFormat,
+    architecture: str,
+    options: LoadOptions,
+    *,
+    installed: bool = True,
 ) -> EngineChoice:
     """Choose the engine of a model whose files need not be here.
 
@@ -55,6 +60,7 @@ def choose_by_facts(
         form: What its files are.
         architecture: As its `config.json` names it; "" for formats that have none.
         options: Of these, `backend` and `trust_remote_code` count.
+        installed: Whether the engine must be installed here.
 
     Raises:
         ConfigurationError: The backend asked for is unknown, or cannot load this model.
@@ -66,7 +72,8 @@ def choose_by_facts(
         choice = _fitting(name, form, architecture)
     if architecture and not options.trust_remote_code:
         _check_architecture(name, architecture, choice.name)
-    check_installed(choice.name)
+    if installed:
+        check_installed(choice.name)
     return choice
 
 

@@ -25,7 +25,7 @@ from openllm.types import LocalModel, ModelFormat
 
 if TYPE_CHECKING:
     from openllm.config.download import DownloadOptions
-    from openllm.models.pull import Progress
+    from openllm.models.pull import Framework, Progress
 
     OnProgress = Callable[[Progress], None]
 
@@ -37,6 +37,7 @@ def local_model(
     registry: Registry = REGISTRY,
     backend: str | None = None,
     trust_remote_code: bool = False,
+    installed: bool = True,
     on_progress: OnProgress | None = None,
     cancelled: threading.Event | None = None,
 ) -> LocalModel:
@@ -50,6 +51,7 @@ def local_model(
         registry: Where names are looked up.
         backend: The engine it is for; that of its family, its format and architecture if left out.
         trust_remote_code: Take a model that needs Python code from its own folder.
+        installed: Download only what an engine that is installed here runs.
         on_progress: Called as the download goes on, from its threads.
         cancelled: Set from another thread, it stops the download; what has arrived is kept.
 
@@ -66,7 +68,9 @@ def local_model(
         check_hash(found, options)
     if found is None:
         load = LoadOptions(backend=backend, trust_remote_code=trust_remote_code)
-        found = _pulled(expand(ref, registry), options, load, on_progress, cancelled)
+        meant = expand(ref, registry)
+        framework = partial(framework_of, meant.served_name, load, installed=installed)
+        found = _pulled(meant, options, framework, on_progress, cancelled)
     elif found.tag and (model := find_tag(found.tag)):
         quick_check(model)
         touch(model)
@@ -142,7 +146,9 @@ def store_as(model: LocalModel, known: StoredModel, name: str, version: str) -> 
     return from_store(ModelRef(known.source, model.name), linked)
 
 
-def framework_of(name: str, load: LoadOptions, architecture: str, form: ModelFormat) -> str:
+def framework_of(
+    name: str, load: LoadOptions, architecture: str, form: ModelFormat, *, installed: bool = True
+) -> str:
     """Return what the tag of a download begins with: the name of the engine that will run it.
 
     Args:
@@ -150,18 +156,20 @@ def framework_of(name: str, load: LoadOptions, architecture: str, form: ModelFor
         load: Of these, the engine asked for and whether the model's own code is trusted count.
         architecture: As the model's `config.json` names it, "" where it has none.
         form: What its files are.
+        installed: Whether the engine must be installed here.
 
     Raises:
         ConfigurationError: The engine asked for is unknown, or none runs the model.
         EngineNotInstalledError: Its package is missing; says what to install.
     """
-    return framework_name(choose_by_facts(name, form, architecture, load).name)
+    choice = choose_by_facts(name, form, architecture, load, installed=installed)
+    return framework_name(choice.name)
 
 
 def _pulled(
     ref: ModelRef,
     options: DownloadOptions | None,
-    load: LoadOptions,
+    framework: Framework,
     on_progress: OnProgress | None,
     cancelled: threading.Event | None,
 ) -> LocalModel:
@@ -171,7 +179,7 @@ def _pulled(
     model = pull(
         ref,
         options or DownloadOptions(),
-        framework=partial(framework_of, ref.served_name, load),
+        framework=framework,
         on_progress=on_progress,
         cancelled=cancelled,
     )

@@ -54,6 +54,7 @@ def fetch_files(
     download: DownloadOptions | None = None,
     *,
     model: LocalModel | None = None,
+    installed: bool = True,
     on_progress: OnProgress | None = None,
     cancelled: threading.Event | None = None,
 ) -> LocalModel:
@@ -74,6 +75,7 @@ def fetch_files(
                 download,
                 backend=load.backend,
                 trust_remote_code=load.trust_remote_code,
+                installed=installed,
                 on_progress=on_progress,
                 cancelled=cancelled,
             )
@@ -127,7 +129,7 @@ def _tokenizer_ref(ref: ModelRef, load: LoadOptions) -> ModelRef | None:
     """Return what the tokenizer is to be taken from; None if it is the model's own."""
     if load.tokenizer is None and load.tokenizer_revision is None:
         return None
-    meant = expand(ref if load.tokenizer is None else parse_ref(load.tokenizer))
+    meant = expand(ref) if load.tokenizer is None else _tokenizer_named(load.tokenizer)
     if meant.kind == "url" or meant.file or meant.source.endswith(".gguf"):
         raise ConfigurationError(
             f"{meant.source} is a GGUF file, whose tokenizer cannot be taken out of it; give a hub"
@@ -135,6 +137,20 @@ def _tokenizer_ref(ref: ModelRef, load: LoadOptions) -> ModelRef | None:
             param="tokenizer",
         )
     return _of_revision(meant, load) if load.tokenizer_revision is not None else meant
+
+
+def _tokenizer_named(text: str) -> ModelRef:
+    try:
+        ref = parse_ref(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(error.message, param="tokenizer") from None
+    try:
+        return expand(ref)
+    except ConfigurationError:
+        raise ConfigurationError(
+            f"{text[:80]!r} is no tokenizer; give a hub id such as org/name, or a folder",
+            param="tokenizer",
+        ) from None
 
 
 def _of_revision(meant: ModelRef, load: LoadOptions) -> ModelRef:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,14 +11,24 @@ from msgspec.structs import replace
 from openllm.errors import ConfigurationError
 from openllm.types import Message
 
+_PATH = re.compile(r"(?:/|\.{1,2}/|~/)(?:\S*|.*\.[A-Za-z0-9]{1,5})")
+_LIKE_A_PATH = re.compile(r"\S*/\S*|\S*\.[A-Za-z0-9]{1,5}")
+
 
 def preprompt_text(value: str | None) -> str:
     """Return the content of the file that `value` names, or `value` itself if there is none.
 
     Raises:
-        ConfigurationError: There is such a file and it cannot be read as UTF-8 text.
+        ConfigurationError: There is such a file and it cannot be read as UTF-8 text, or there is
+            none and `value` has the form of a path.
     """
     if not value or not _is_file(value):
+        if value and _PATH.fullmatch(value):
+            raise ConfigurationError(
+                f"there is no prompt file {value[:200]!r}; correct the path, or put a blank before"
+                " it if these words are the prompt",
+                param="prompt",
+            )
         return value or ""
     try:
         return Path(value).expanduser().read_text(encoding="utf-8")
@@ -25,6 +36,13 @@ def preprompt_text(value: str | None) -> str:
         raise ConfigurationError(
             f"the prompt file {value!r} cannot be read as UTF-8 text: {error}", param="prompt"
         ) from error
+
+
+def is_like_a_file(value: str | None) -> bool:
+    """Whether a prompt that no file is named by could have been meant as the name of one."""
+    if not value or _is_file(value):
+        return False
+    return _LIKE_A_PATH.fullmatch(value) is not None
 
 
 def _is_file(value: str) -> bool:

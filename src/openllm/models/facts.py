@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -24,6 +25,7 @@ from openllm.models.folder_weights import read_weights
 from openllm.models.gguf_parts import part_paths
 from openllm.models.gguf_window import Window, open_window
 from openllm.models.ranges import RangeFile, ReadRange, RemoteFiles, weight_names
+from openllm.models.store import blamed
 from openllm.types import LocalModel, ModelFormat
 
 if TYPE_CHECKING:
@@ -78,28 +80,40 @@ def facts_of(model: LocalModel) -> ModelFacts | None:
     Raises:
         ModelFileError: The files are damaged, or are not what they say.
     """
-    if model.format == "gguf":
-        with open_window(model.path) as window:
-            found = gguf_shape(window)
-        return _of_gguf(found, sum(map(_size, part_paths(model.path, found.parts))))
-    if model.format != "safetensors":
-        return None
-    return _of_files(FolderFiles(model.path))
+    with blamed(model.tag):
+        if model.format == "gguf":
+            with open_window(model.path) as window:
+                found = gguf_shape(window)
+            return _of_gguf(found, sum(map(_size, part_paths(model.path, found.parts))))
+        return _of_files(FolderFiles(model.path)) if model.format == "safetensors" else None
 
 
 def facts_of_remote(
-    remote: RemoteModel, files: Sequence[RemoteFile], options: DownloadOptions
+    remote: RemoteModel,
+    files: Sequence[RemoteFile],
+    options: DownloadOptions,
+    *,
+    folder: Path | None = None,
 ) -> ModelFacts:
     """Return the facts of `files`, the wanted ones of a model on a hub; fetches headers only.
+
+    Args:
+        remote: The model.
+        files: Those of its files that a download would bring.
+        options: Where from and how.
+        folder: Of their download, whose lock the caller holds: what is there is not fetched, and
+            what is fetched stays there. Without it nothing is written.
 
     Raises:
         ModelFileError: A file is damaged, or is not what it says.
         OpenLLMError: The hub cannot be reached, or refuses.
+        OSError: `folder` cannot be written.
     """
+    from openllm.models.transfer_ahead import read_ahead
     from openllm.models.transfer_http import Session
     from openllm.models.transfer_stop import stoppable
 
-    urls = {file.name: file.url for file in files}
+    named = {file.name: file for file in files}
     unknown = next((file.name for file in files if file.size < 0), None)
     if unknown is not None:
         raise ModelFetchError(
@@ -108,7 +122,9 @@ def facts_of_remote(
     with Session(options, remote.home(options)) as session:
 
         def read(name: str, start: int, length: int) -> bytes:
-            return session.read_range(urls[name], start, length)
+            if folder is not None:
+                return read_ahead(session, named[name], folder, start, length)
+            return session.read_range(named[name].url, start, length)
 
         sizes = {file.name: file.size for file in files}
         work = partial(facts_by_ranges, remote.source, sizes, read)

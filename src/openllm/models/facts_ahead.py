@@ -1,41 +1,78 @@
-"""What a model that is not here needs memory for, where asking costs little beside a download."""
+"""What a model that is not here needs memory for, where asking costs little beside a download.
+
+What is fetched for the answer is the beginning of the download, which goes on behind it.
+"""
 
 from __future__ import annotations
 
 import logging
+import threading
+from typing import TYPE_CHECKING
 
 from openllm.config.download import DownloadOptions
-from openllm.errors import ModelFetchError
+from openllm.errors import ModelFetchError, ModelFileError
 from openllm.models.facts import ModelFacts, facts_of_remote
 from openllm.models.ref import ModelRef
+
+if TYPE_CHECKING:
+    from openllm.models.pull_plan import Plan
 
 logger = logging.getLogger("openllm")
 
 WORTH_ASKING = 32 << 20
-"""Bytes of a download: headers are some megabytes, and asked for they are fetched twice."""
+"""Bytes of a download: a smaller one is there about as soon as its headers."""
 _RETRIES = 1
 
 
 def facts_ahead(ref: ModelRef, options: DownloadOptions) -> ModelFacts | None:
     """Return the facts of the model that `ref`, an expanded one, names on a hub or by its URL.
 
-    None if it is small, or if its server does not give the headers: not every one gives parts.
+    None, for not known yet, if it is small, if another process is downloading or asking, if the
+    disk has no room for it, or if its server does not give the headers: not every one gives parts.
 
     Raises:
         ConfigurationError: The network must not be used.
         ModelNotFoundError: There is no such model, revision or file.
-        ModelFileError: It has no weights that may be loaded, or a file is damaged.
+        ModelFileError: It has no weights that may be loaded, a file is damaged, or its hash is not
+            the one asked for.
         ModelFetchError: The server cannot be reached, refuses, or answers nonsense.
     """
     from openllm.models.hub import offered
+    from openllm.models.pull_pins import pinned
+    from openllm.models.pull_plan import Plan
 
     remote, files = offered(ref, options)
     if sum(file.size for file in files) < WORTH_ASKING or any(file.size < 0 for file in files):
         return None
-    retries = min(options.download_retries, _RETRIES)
+    quick = {"download_retries": min(options.download_retries, _RETRIES)}
+    brief = options.model_copy(update=quick)
+    plan = Plan(ref, remote, pinned(files, options), brief, threading.Event())
     try:
-        quick = options.model_copy(update={"download_retries": retries})
-        return facts_of_remote(remote, files, quick)
-    except ModelFetchError as error:
-        logger.info("%s: its memory is checked after the download (%s)", ref, error.message)
+        return _begun(plan)
+    except (ModelFetchError, OSError) as error:
+        logger.info("%s: its memory is checked after the download (%s)", ref, error)
+        return None
+
+
+def _begun(plan: Plan) -> ModelFacts | None:
+    """Return the facts, with what is fetched for them in the folder of the download."""
+    from filelock import FileLock, Timeout
+
+    from openllm.models import store
+    from openllm.models.pull_cache import link_cached
+    from openllm.models.pull_room import Room
+
+    folder = plan.folder
+    try:
+        with FileLock(store.lock_of(folder), timeout=0):
+            if plan.stored() is not None:  # By a process that has just ended.
+                return None
+            link_cached(plan, folder)
+            Room(plan, folder).check_disk(plan.total)
+            try:
+                return facts_of_remote(plan.remote, plan.files, plan.options, folder=folder)
+            except ModelFileError:
+                # What was on the disk may be damaged, which the download finds: asked again.
+                return facts_of_remote(plan.remote, plan.files, plan.options)
+    except Timeout:
         return None

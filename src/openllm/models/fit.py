@@ -249,7 +249,7 @@ def use_of(
     device = "cpu" if engine == "llamacpp" or none else load.device or "cuda"
     return Use(
         engine=engine,
-        context=min(asked, own) if facts.context_length else asked,
+        context=min(asked, own) if facts.context_length and engine != "torch" else asked,
         sequences=load.max_concurrency,
         dtype=load.dtype,
         place="gpu" if device.startswith(("cuda", "gpu")) else "cpu",

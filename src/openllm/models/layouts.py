@@ -12,6 +12,7 @@ import msgspec
 from openllm.errors import ModelFileError
 from openllm.models.folder import read_folder
 from openllm.models.gguf import read_header
+from openllm.models.store import blamed
 from openllm.types import LocalModel, ModelFormat
 
 MAX_SCRIPT_BYTES = 16 * 1024 * 1024
@@ -49,9 +50,11 @@ def check_files(
     trusted.
     """
     if model.format == "other":
-        return _check_there(model.path)
+        _check_there(model.path)
+        return
     layout = next(layout for layout in _LAYOUTS if layout.format == model.format)
-    return layout.check(model.path, trust_remote_code, weights)
+    with blamed(model.tag):
+        layout.check(model.path, trust_remote_code, weights)
 
 
 def _check_there(path: str) -> None:

@@ -20,7 +20,7 @@ from openllm.models.ref import (
     parse_ref,
 )
 from openllm.models.registry import REGISTRY, Registered, Registry
-from openllm.models.store import StoredModel, find, home, stored
+from openllm.models.store import StoredModel, find, home, quick_check, stored
 from openllm.types import LocalModel, ModelFormat
 
 _MAX_STEPS = 8
@@ -52,7 +52,8 @@ def find_local(ref: ModelRef, registry: Registry = REGISTRY) -> LocalModel | Non
 
     Raises:
         ConfigurationError: The name is unknown, or requests could not use it.
-        ModelFileError: There is no such file, or the folder holds no model.
+        ModelFileError: There is no such file, the folder holds no model, or a file in the store is
+            damaged.
     """
     meant = expand(ref, registry)
     if not is_model_name(meant.served_name):
@@ -60,7 +61,7 @@ def find_local(ref: ModelRef, registry: Registry = REGISTRY) -> LocalModel | Non
     if meant.kind == "path":
         return _local(meant, _given_format(ref, registry))
     found = _stored(meant)
-    return None if found is None else from_store(meant, found)
+    return None if found is None else from_store(meant, quick_check(found))
 
 
 def stored_model(ref: ModelRef, registry: Registry = REGISTRY) -> StoredModel | None:

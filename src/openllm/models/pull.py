@@ -19,12 +19,13 @@ import msgspec
 from filelock import FileLock, Timeout
 
 from openllm.config.download import DownloadOptions
-from openllm.errors import ModelFetchError
+from openllm.errors import ModelFetchError, ModelFileError
 from openllm.models import store
 from openllm.models.hub import RemoteFile, offered
 from openllm.models.pull_cache import link_cached
+from openllm.models.pull_junk import check_weights
 from openllm.models.pull_pins import pinned
-from openllm.models.pull_plan import Framework, Plan
+from openllm.models.pull_plan import Plan
 from openllm.models.pull_room import Room, arrived
 from openllm.models.ref import ModelRef
 from openllm.models.store import StoredFile, StoredModel
@@ -33,6 +34,7 @@ from openllm.models.transfer import Watch, disk_error, fetch_file
 from openllm.models.transfer_http import Session
 from openllm.models.transfer_retry import Pace
 from openllm.models.transfer_stop import stoppable, stopped
+from openllm.types import ModelFormat
 
 Phase = Literal["listing", "waiting", "downloading", "verifying", "done"]
 
@@ -59,6 +61,7 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 OnProgress = Callable[[Progress], None]
+Framework = Callable[[str, ModelFormat], str]
 
 
 def pull(
@@ -89,13 +92,13 @@ def pull(
     report(Progress("listing", ref.origin))
     remote, files = offered(ref, options, cancelled)
     files = pinned(files, options)
-    plan = Plan(ref, remote, files, options, framework, cancelled or threading.Event())
+    plan = Plan(ref, remote, files, options, cancelled or threading.Event())
     if (known := plan.stored()) is not None:
         return _done(plan.named(known), report)
     with _leadership(plan, report):
         if (known := plan.stored()) is not None:  # By the one that we waited for.
             return _done(plan.named(known), report)
-        return _done(_download(plan, report), report)
+        return _done(_download(plan, framework, report), report)
 
 
 @contextmanager
@@ -121,18 +124,17 @@ def _acquired(lock: FileLock) -> bool:
     return True
 
 
-def _download(plan: Plan, report: OnProgress) -> StoredModel:
+def _download(plan: Plan, framework: Framework, report: OnProgress) -> StoredModel:
     folder = plan.folder
     room = Room(plan, folder)
     watch = Watch(Pace(plan.options.download_rate), _Reporter(plan, report), room.check_growth)
     try:
-        if plan.ref.kind == "hub":
-            link_cached(plan.remote.source, plan.files, folder)
+        link_cached(plan, folder)
         room.check(plan.known)
         with Session(plan.options, plan.remote.home(plan.options)) as session:
             config = [one for one in plan.files if one.name == "config.json"]
             hashes = _fetch_all(session, config, folder, watch, plan)
-            prefix = plan.framework(_architecture(folder), plan.format)
+            prefix = framework(_architecture(folder), plan.format)
             rest = [one for one in plan.files if one not in config]
             hashes |= _fetch_all(session, rest, folder, watch, plan)
         report(Progress("verifying", plan.remote.source, "", plan.total, plan.total))
@@ -171,6 +173,7 @@ def _fetch_all(
 
 def _store(plan: Plan, prefix: str, folder: Path, hashes: dict[str, str]) -> StoredModel:
     remote = plan.remote
+    _refuse_junk(plan, folder)
     first = plan.files[0].name
     subject = remote.source if plan.ref.kind == "hub" else Path(first).stem
     model = store.add(
@@ -190,6 +193,16 @@ def _store(plan: Plan, prefix: str, folder: Path, hashes: dict[str, str]) -> Sto
     (folder / store.PROMISED).unlink(missing_ok=True)  # It counts as stored by now.
     shutil.rmtree(folder, ignore_errors=True)
     return model
+
+
+def _refuse_junk(plan: Plan, folder: Path) -> None:
+    """Discard a download with weights that are none: to go on with it would bring the same."""
+    try:
+        for one in plan.files:
+            check_weights(folder / one.name)
+    except ModelFileError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _architecture(folder: Path) -> str:

@@ -7,7 +7,6 @@ what an interrupted download has left.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,17 +14,18 @@ from typing import TYPE_CHECKING
 from openllm.models.transfer import part_of
 
 if TYPE_CHECKING:
-    from openllm.models.hub import RemoteFile
+    from openllm.models.pull_plan import Plan
 
 
-def link_cached(source: str, files: Sequence[RemoteFile], folder: Path) -> None:
-    """Link into `folder` what the cache has of the hub's model `source`, if it is on one disk."""
+def link_cached(plan: Plan, folder: Path) -> None:
+    """Link into `folder` what the cache has of a model of the hub, if it is on one disk."""
     from huggingface_hub import constants
 
-    blobs = Path(constants.HF_HUB_CACHE) / f"models--{source.replace('/', '--')}" / "blobs"
-    if not os.path.isdir(blobs):
+    model = plan.remote.source.replace("/", "--")
+    blobs = Path(constants.HF_HUB_CACHE) / f"models--{model}" / "blobs"
+    if plan.ref.kind != "hub" or not os.path.isdir(blobs):
         return
-    for remote in files:
+    for remote in plan.files:
         blob, part = remote.sha256 or remote.blob, part_of(folder, remote)
         if not blob or (folder / remote.name).exists() or part.exists():
             continue

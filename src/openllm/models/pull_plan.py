@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -16,8 +15,6 @@ from openllm.models.ref import ModelRef
 from openllm.models.store import StoredModel
 from openllm.types import ModelFormat
 
-Framework = Callable[[str, ModelFormat], str]
-
 
 class Plan(msgspec.Struct, frozen=True):
     """One download; `cancelled` is the caller's wish to end it."""
@@ -26,7 +23,6 @@ class Plan(msgspec.Struct, frozen=True):
     remote: RemoteModel
     files: tuple[RemoteFile, ...]
     options: DownloadOptions
-    framework: Framework
     cancelled: threading.Event
 
     @property

@@ -35,10 +35,14 @@ class Room:
         Raises:
             ModelFetchError: There is none, on the disk or within the quota.
         """
-        source, folder = self._plan.remote.source, self._folder
         quota = self._plan.options.store_quota
         if quota is not None:
             self._make_room(total, quota)
+        self.check_disk(total)
+
+    def check_disk(self, total: int) -> None:
+        """Raise `ModelFetchError` if the disk has no room for a model of `total` bytes."""
+        source, folder = self._plan.remote.source, self._folder
         need = max(total - arrived(folder), 0) + SPARE
         free = shutil.disk_usage(folder).free
         if need > free:

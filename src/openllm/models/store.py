@@ -9,36 +9,45 @@ are `store_record` (what is written down), `store_find`, `store_change`, `store_
 from __future__ import annotations
 
 from openllm.models.store_change import add, remember, remove, remove_unused, touch
-from openllm.models.store_check import Damage, quick_check, verify
+from openllm.models.store_check import Damage, blamed, quick_check, remedy, verify
 from openllm.models.store_collect import (
     PROMISED,
     Collected,
+    Leftover,
     collect,
     lock_of,
     promised,
     staging,
 )
-from openllm.models.store_find import find, find_tag, stored
-from openllm.models.store_lock import Hold, dividing, hold
+from openllm.models.store_damaged import DamagedModel
+from openllm.models.store_find import damaged, find, find_tag, of_source, stored
+from openllm.models.store_lock import Hold, check_place, dividing, hold
 from openllm.models.store_record import StoredFile, StoredModel, home
 
 __all__ = [
     "PROMISED",
     "Collected",
     "Damage",
+    "DamagedModel",
     "Hold",
+    "Leftover",
     "StoredFile",
     "StoredModel",
     "add",
+    "blamed",
+    "check_place",
     "collect",
+    "damaged",
     "dividing",
     "find",
     "find_tag",
     "hold",
     "home",
     "lock_of",
+    "of_source",
     "promised",
     "quick_check",
+    "remedy",
     "remember",
     "remove",
     "remove_unused",

@@ -21,12 +21,15 @@ import msgspec
 
 from openllm.errors import ConfigurationError, ModelFileError, ModelNotFoundError
 from openllm.models import store_find
+from openllm.models.store_damaged import DamagedModel
 from openllm.models.store_lock import changing, lock, own_folder, unused
 from openllm.models.store_record import (
+    HALF_MADE,
     LATEST,
     RECORD,
     StoredFile,
     StoredModel,
+    examine,
     is_safe,
     models_folder,
     read,
@@ -37,8 +40,6 @@ from openllm.models.tags import checked_tag, sha256_of
 from openllm.types import ModelFormat
 
 _HALF_MADE_SECONDS = 60
-_HALF_MADE = "openllm-incoming-"
-"""Begins the name of a folder that is not a model yet or no longer."""
 
 
 def add(
@@ -57,11 +58,12 @@ def add(
 
     On one disk the files are linked, not copied, and `staging` stays as it is; across disks they
     are copied. A file without sha256 is hashed. What the store has already under this tag is
-    returned; `refs` (the branch or tag that was asked for) are remembered in either case.
+    returned; `refs` (the branch or tag that was asked for) are remembered in either case. It takes
+    the place of a model whose record is damaged.
 
     Raises:
         ConfigurationError: The tag, or the name of a file, is none that the store can hold, or
-            another model has the tag.
+            another model has the tag, or the store cannot be used.
         ModelFileError: A file is missing or has not the size it should have.
         OSError: The store cannot be written.
     """
@@ -104,7 +106,7 @@ def remove(tag: str) -> StoredModel:
     return model
 
 
-def remove_unused(model: StoredModel) -> bool:
+def remove_unused(model: StoredModel | DamagedModel) -> bool:
     """Remove a model unless a process holds it; returns whether it is gone."""
     with unused(Path(model.folder)) as free:
         if free:
@@ -121,7 +123,7 @@ def touch(model: StoredModel) -> None:
 
 def rewrite(model: StoredModel) -> None:
     """Replace what is recorded of a model, if the store can be written; its use stays as it was."""
-    with suppress(OSError), changing():
+    with suppress(OSError, ConfigurationError), changing():
         write(model, Path(model.folder))
         os.utime(os.path.join(model.folder, RECORD), times=(model.used.timestamp(),) * 2)
 
@@ -140,7 +142,7 @@ def orphans() -> list[Path]:
     parents = [folder for folder in (own_folder(), models_folder()) if folder.is_dir()]
     paths = [path for parent in parents for path in parent.iterdir()]
     with changing():
-        return [path for path in paths if path.name.startswith(_HALF_MADE) and _left(path, fresh)]
+        return [path for path in paths if path.name.startswith(HALF_MADE) and _left(path, fresh)]
 
 
 def _same(
@@ -154,10 +156,10 @@ def _same(
     raise _taken(model.tag, model.source or "BentoML")
 
 
-def _taken(tag: str, owner: str) -> ConfigurationError:
+def _taken(tag: str, owner: str, remover: str = "openllm rm") -> ConfigurationError:
     return ConfigurationError(
         f"The store has another model as {tag}, from {owner}; choose another tag or remove that"
-        f" one with `openllm rm {tag}`.",
+        f" one with `{remover} {tag}`.",
         param="model_tag",
     )
 
@@ -206,11 +208,11 @@ def _link(origin: str, target: Path) -> None:
 
 def _publish(folder: Path, model: StoredModel) -> None:
     """Give a finished folder its name; another process may have been first."""
-    target = Path(model.folder)
+    target, aside = Path(model.folder), _half_made_path()
     with changing():
         target.parent.mkdir(parents=True, exist_ok=True)
-        if target.is_dir() and not (target / RECORD).exists():
-            os.rename(target, _half_made_path())  # What a killed `bentoml` left; it breaks BentoML.
+        if isinstance(examine(target), DamagedModel):
+            os.rename(target, aside)
         # First, because BentoML repairs a `latest` whose version is missing, but not an old one.
         write_whole(target.parent / LATEST, model.version.encode())
         try:
@@ -219,12 +221,15 @@ def _publish(folder: Path, model: StoredModel) -> None:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
             if (present := read(target)) is None:
-                raise _taken(model.tag, "BentoML") from None
+                raise _taken(model.tag, "BentoML", "bentoml models delete") from None
             _same(present, model.source, model.revision, model.files)
         _settle(model.name)
+    with unused(aside) as free:
+        if free:
+            delete(aside)
 
 
-def _discard(model: StoredModel) -> None:
+def _discard(model: StoredModel | DamagedModel) -> None:
     aside = _half_made_path()
     with changing():
         try:
@@ -275,7 +280,7 @@ def _half_made_path() -> Path:
     models, own = models_folder(), own_folder()
     models.mkdir(parents=True, exist_ok=True)
     parent = own if _on_one_disk(own, models) else models
-    return parent / f"{_HALF_MADE}{os.urandom(8).hex()}"
+    return parent / f"{HALF_MADE}{os.urandom(8).hex()}"
 
 
 def _on_one_disk(first: Path, second: Path) -> bool:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from shlex import quote
 
 import msgspec
 
@@ -35,7 +38,7 @@ def verify(tag: str) -> tuple[Damage, ...]:
     model = find_tag(tag)
     if model is None:
         raise ModelNotFoundError(f"There is no model {tag} in the store; see `openllm list`.")
-    return tuple(_damages(model, model.files))
+    return tuple(_damages(model, model.files, sha256_of))
 
 
 def quick_check(model: StoredModel) -> StoredModel:
@@ -50,10 +53,11 @@ def quick_check(model: StoredModel) -> StoredModel:
     changed = tuple(file for file in model.files if _modified(model, file) != file.modified)
     if not model.hashed or not changed:
         return model
-    for damage in _damages(model, changed):
+    for damage in _damages(model, changed, _hash_at):
         raise ModelFileError(
             f"{os.path.join(model.folder, damage.file)} is damaged: expected {damage.expected},"
-            f" found {damage.found}. Run `openllm verify {model.tag}`.",
+            f" found {damage.found}. Run `openllm verify {model.tag}` to check the whole model."
+            f" To replace it: {remedy(model)}",
         )
     files = tuple(
         msgspec.structs.replace(file, modified=_modified(model, file)) for file in model.files
@@ -63,22 +67,61 @@ def quick_check(model: StoredModel) -> StoredModel:
     return renewed
 
 
-def _damages(model: StoredModel, files: tuple[StoredFile, ...]) -> Iterator[Damage]:
+@contextmanager
+def blamed(tag: str) -> Iterator[None]:
+    """Have what is wrong with the files of a stored model tell its tag, and how to check them.
+
+    Damage that leaves a file's size and time as they were is seen only when the file is read.
+
+    Args:
+        tag: Of the model; with "", as of what is in no store, errors stay as they are.
+    """
+    try:
+        yield
+    except ModelFileError as error:
+        if not tag:
+            raise
+        raise ModelFileError(
+            f"{error.message.removesuffix('.')} (stored as {tag}; `openllm verify {tag}` compares"
+            " its files with what was downloaded).",
+            param=error.param,
+        ) from error
+
+
+def remedy(model: StoredModel) -> str:
+    """Return what to do about damage: a download of the same again, or the files from their place.
+
+    For a shell; commands without a sentence's end.
+    """
+    remove = f"openllm rm --yes {model.tag}"
+    if model.revision:
+        file = f":{model.file}" if model.file else ""
+        return f"{remove} && openllm pull {quote(f'{model.source}@{model.revision}{file}')}"
+    if "://" in model.source:
+        return f"{remove} && openllm pull {quote(model.source)}"
+    return f"{remove}, then store it again from {model.source or 'where it came from'}"
+
+
+def _damages(
+    model: StoredModel, files: tuple[StoredFile, ...], hashed: Callable[[Path], str]
+) -> Iterator[Damage]:
     for file in files:
         try:
-            difference = _difference(Path(model.folder, file.name), file)
+            difference = _difference(Path(model.folder, file.name), file, hashed)
         except OSError as error:
             difference = f"{file.size} bytes", f"nothing: {error.strerror}"
         if difference is not None:
             yield Damage(model.tag, file.name, *difference)
 
 
-def _difference(path: Path, file: StoredFile) -> tuple[str, str] | None:
+def _difference(
+    path: Path, file: StoredFile, hashed: Callable[[Path], str]
+) -> tuple[str, str] | None:
     """Return what was expected and what was found; None if they are the same."""
     size = path.stat().st_size
     if size != file.size:
         return f"{file.size} bytes", f"{size} bytes"
-    if file.sha256 and (found := sha256_of(path)) != file.sha256:
+    if file.sha256 and (found := hashed(path)) != file.sha256:
         return f"sha256 {file.sha256}", f"sha256 {found}"
     return None
 
@@ -90,3 +133,14 @@ def _modified(model: StoredModel, file: StoredFile) -> int:
     except OSError:
         return -1
     return state.st_mtime_ns if state.st_size == file.size else -1
+
+
+def _hash_at(path: Path) -> str:
+    """Return a file's hash, read once as long as its time stays: the store may not be writable."""
+    state = path.stat()
+    return _read_once(path, state.st_size, state.st_mtime_ns)
+
+
+@lru_cache(maxsize=1024)
+def _read_once(path: Path, _size: int, _modified: int) -> str:
+    return sha256_of(path)

@@ -9,14 +9,17 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime, timedelta, timezone
 from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
+from openllm.models import store_find
 from openllm.models.store_change import delete, orphans, remove_unused
+from openllm.models.store_damaged import DamagedModel
 from openllm.models.store_find import stored
-from openllm.models.store_lock import own_folder, unused
+from openllm.models.store_lock import own_folder, told, unused
 from openllm.models.store_record import StoredModel
 
 STAGING_SECONDS = 24 * 60 * 60
@@ -25,34 +28,55 @@ STAGING_SECONDS = 24 * 60 * 60
 PROMISED = ".promised"
 """The file in a download's folder that says what it has of the quota, in bytes."""
 
+_SETTLED_SECONDS = 60
 _READABLE = 80
 _DIGITS = 16
 
 
-class Collected(msgspec.Struct, frozen=True):
-    """What was removed, or would be: models, folders of interrupted work, and the bytes of both.
+class Leftover(msgspec.Struct, frozen=True):
+    """A folder of interrupted work, the bytes that removing it frees, and its last change."""
 
-    `used` is what the models that are left occupy; it exceeds the quota where the rest is in use
-    or could not be downloaded again.
+    folder: str
+    size: int
+    changed: datetime
+
+
+class Collected(msgspec.Struct, frozen=True):
+    """What was removed, or would be, and what can be.
+
+    Attributes:
+        models: Removed models.
+        folders: Removed folders of interrupted work.
+        freed: Bytes of both.
+        used: Bytes of the models that are left; more than the quota where the rest is in use or
+            could not be downloaded again.
+        interrupted: Downloads that nobody works on and that were left to be gone on with.
+        damaged: Models without a record that were left.
     """
 
-    models: tuple[StoredModel, ...]
+    models: tuple[StoredModel | DamagedModel, ...]
     folders: tuple[str, ...]
     freed: int
     used: int
+    interrupted: tuple[Leftover, ...] = ()
+    damaged: tuple[DamagedModel, ...] = ()
 
 
 def staging(source: str, commit: str, file: str = "") -> Path:
     """Return the folder to download one model into, made if need be, readable by its owner only.
 
     It is the same for every process until the download is done; `lock_of` guards it.
+
+    Raises:
+        ConfigurationError: The store cannot be written.
     """
     readable = re.sub(r"[^a-z0-9._-]+", "-", f"{source}-{file}".lower()).strip("-.")[:_READABLE]
     digits = sha256("\0".join((source, commit, file)).encode()).hexdigest()[:_DIGITS]
     downloads = _downloads()
-    downloads.mkdir(mode=0o700, exist_ok=True)
     path = downloads / f"{readable}-{digits}"
-    path.mkdir(mode=0o700, exist_ok=True)
+    with told(path):
+        downloads.mkdir(mode=0o700, exist_ok=True)
+        path.mkdir(mode=0o700, exist_ok=True)
     return path
 
 
@@ -72,24 +96,60 @@ def promised(beside: Path) -> int:
     return total
 
 
-def collect(*, quota: int | None = None, dry_run: bool = False) -> Collected:
+def collect(
+    *,
+    quota: int | None = None,
+    dry_run: bool = False,
+    interrupted: bool = False,
+    damaged: bool = False,
+) -> Collected:
     """Remove what nobody needs, then least recently used models until `quota` bytes suffice.
 
-    Downloads are left alone for a day after their last byte. A model is never removed if a
-    process holds it, this one too, or if it did not come from a hub or an URL. None is for a quota
-    below 0, which nothing can reach.
+    Downloads are left alone for a day after their last byte, or with `interrupted` only while a
+    process works on them. Models whose record is damaged go with `damaged` alone, as nobody knows
+    where they came from. A model is never removed if a process holds it, this one too, or if it did
+    not come from a hub or an URL. None is for a quota below 0, which nothing can reach.
+
+    Raises:
+        ConfigurationError: The store cannot be used.
     """
-    folders = [(path, _size(path)) for path in (*_old_stagings(), *orphans())]
+    stagings = list(_interrupted())
+    oldest = datetime.now(timezone.utc) - timedelta(seconds=STAGING_SECONDS)
+    kept = () if interrupted else tuple(one for one in stagings if one.changed >= oldest)
+    swept = [*(one for one in stagings if one not in kept), *map(_leftover, orphans())]
     if not dry_run:
-        for path, _ in folders:
-            _sweep(path)
+        for one in swept:
+            _sweep(Path(one.folder))
+    broken, left = _take_damaged(damaged, dry_run)
     models, used = _evict(quota, dry_run)
     return Collected(
-        models=tuple(model for model, _ in models),
-        folders=tuple(str(path) for path, _ in folders),
-        freed=sum(size for _, size in folders) + sum(size for _, size in models),
+        models=(*(model for model, _ in broken), *(model for model, _ in models)),
+        folders=tuple(one.folder for one in swept),
+        freed=sum(one.size for one in swept) + sum(size for _, size in (*broken, *models)),
         used=used,
+        interrupted=kept,
+        damaged=left,
     )
+
+
+def _take_damaged(
+    wanted: bool, dry_run: bool
+) -> tuple[list[tuple[DamagedModel, int]], tuple[DamagedModel, ...]]:
+    """Remove models without a record if that is `wanted`; returns them with bytes, and the rest.
+
+    One that changed a moment ago stays: another program may be writing it.
+    """
+    gone: list[tuple[DamagedModel, int]] = []
+    left: list[DamagedModel] = []
+    settled = time.time() - _SETTLED_SECONDS
+    for model in store_find.damaged():
+        folder = Path(model.folder)
+        size = _size(folder)
+        if wanted and _last_change(folder) < settled and _gone(model, dry_run):
+            gone.append((model, size))
+        else:
+            left.append(model)
+    return gone, tuple(left)
 
 
 def _evict(quota: int | None, dry_run: bool) -> tuple[list[tuple[StoredModel, int]], int]:
@@ -113,7 +173,7 @@ def _evict(quota: int | None, dry_run: bool) -> tuple[list[tuple[StoredModel, in
     return gone, used
 
 
-def _gone(model: StoredModel, dry_run: bool) -> bool:
+def _gone(model: StoredModel | DamagedModel, dry_run: bool) -> bool:
     if not dry_run:
         return remove_unused(model)
     with unused(Path(model.folder)) as free:
@@ -136,14 +196,19 @@ def _inodes(model: StoredModel) -> dict[tuple[int, int], int]:
     return found
 
 
-def _old_stagings() -> Iterator[Path]:
+def _interrupted() -> Iterator[Leftover]:
+    """Yield the downloads that no process works on."""
     downloads = _downloads()
     if not downloads.is_dir():
         return
-    oldest = time.time() - STAGING_SECONDS
     for path in sorted(downloads.iterdir()):
-        if path.is_dir() and _last_change(path) < oldest and _abandoned(path):
-            yield path
+        if path.is_dir() and _abandoned(path):
+            yield _leftover(path)
+
+
+def _leftover(folder: Path) -> Leftover:
+    changed = datetime.fromtimestamp(_last_change(folder), timezone.utc)
+    return Leftover(str(folder), _size(folder), changed)
 
 
 def _abandoned(folder: Path) -> bool:

@@ -5,9 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
-from openllm.models.store_record import StoredModel, models_folder, read
+from openllm.models.store_damaged import DamagedModel
+from openllm.models.store_lock import told
+from openllm.models.store_record import (
+    HALF_MADE,
+    StoredModel,
+    examine,
+    models_folder,
+    read,
+)
 from openllm.models.tags import framework_name, is_part
 
 LATEST_VERSION = "latest"
@@ -15,8 +24,19 @@ _COMMIT_PREFIX = re.compile(r"[0-9a-f]{4,40}")
 
 
 def stored() -> tuple[StoredModel, ...]:
-    """Return every model in the store, sorted by tag; what has no model's format is left out."""
+    """Return every model in the store, sorted by tag; what has no model's format is left out.
+
+    Raises:
+        ConfigurationError: The store cannot be read, or is no folder.
+    """
     return tuple(model for name in _names() for model in versions(name))
+
+
+def damaged() -> tuple[DamagedModel, ...]:
+    """Return what lies in the place of a model without a record that can be read, sorted by tag."""
+    folders = (models_folder() / name for name in _names())
+    found = (examine(folder / version) for folder in folders for version in _folders(folder))
+    return tuple(model for model in found if isinstance(model, DamagedModel))
 
 
 def versions(name: str) -> tuple[StoredModel, ...]:
@@ -54,32 +74,39 @@ def find(
         file: The one file asked for; only a model stored for this file counts.
         framework: An engine's name or what tags call it ("pt" for torch); "" for any.
     """
-    wanted = _source_key(source)
     found = [
         model
-        for model in stored()
-        if model.source
-        and _source_key(model.source) == wanted
-        and model.file == file
+        for model in of_source(source, revision)
+        if model.file == file
         and (not framework or model.name.startswith(f"{framework_name(framework)}-"))
-        and _is_revision(model, revision)
     ]
     # A branch that is named like a commit's beginning is the branch.
     named = [model for model in found if revision in model.refs]
     return max(named or found, key=lambda model: model.created, default=None)
 
 
+def of_source(source: str, revision: str = "") -> tuple[StoredModel, ...]:
+    """Return the stored models from `source`, of all its files, sorted by tag; see `find`."""
+    wanted = _source_key(source)
+    return tuple(
+        model
+        for model in stored()
+        if model.source and _source_key(model.source) == wanted and _is_revision(model, revision)
+    )
+
+
 def _names() -> Iterator[str]:
-    return _folders(models_folder())
+    return (name for name in _folders(models_folder()) if not name.startswith(HALF_MADE))
 
 
 def _folders(folder: Path) -> Iterator[str]:
     """Yield the names of the folders in `folder` that BentoML could have made, sorted."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if os.path.isdir(entry.path))
-    except (FileNotFoundError, NotADirectoryError):
-        return
+    names: list[str] = []
+    with told(folder), suppress(FileNotFoundError):
+        # A file may lie in the place of one model, but not in that of them all.
+        if folder.is_dir() or not models_folder().is_dir():
+            with os.scandir(folder) as entries:
+                names = sorted(entry.name for entry in entries if os.path.isdir(entry.path))
     yield from filter(is_part, names)
 
 

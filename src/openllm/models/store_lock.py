@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
-from openllm.errors import ModelFileError
+from openllm.errors import ConfigurationError, ModelFileError
 from openllm.models.store_record import StoredModel, home
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
@@ -33,11 +33,55 @@ class Hold:
             os.close(descriptor)
 
 
+def check_place() -> None:
+    """Check that the folder of the store is there, or can be made.
+
+    Raises:
+        ConfigurationError: It cannot, or something else lies there; says what to do.
+    """
+    folder = home()
+    if folder.is_dir():
+        return
+    above = next(each for each in (folder, *folder.parents) if os.path.lexists(each))
+    trial = above / f".openllm-{os.urandom(8).hex()}"
+    try:
+        trial.mkdir()  # Only trying tells: root may write everywhere, but not below /proc.
+        trial.rmdir()
+    except OSError as error:
+        raise _unusable(f"no folder can be made in {above}: {error.strerror}") from error
+
+
 def own_folder() -> Path:
-    """Return the folder of the store that BentoML knows nothing of, made if need be."""
+    """Return the folder of the store that BentoML knows nothing of, made if need be.
+
+    Raises:
+        ConfigurationError: It cannot be made.
+    """
     folder = home() / "openllm"
-    folder.mkdir(parents=True, exist_ok=True)
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """Turn what the system says of a path of the store into an error that says what to do.
+
+    Raises:
+        ConfigurationError: The block raised `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise _unusable(f"{path}: {error.strerror}") from error
+
+
+def _unusable(why: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The store of models {home()} cannot be used: {why}; set BENTOML_HOME, or --models-dir,"
+        " to a folder that this user can write",
+        param="models_dir",
+    )
 
 
 def changing() -> AbstractContextManager[None]:
@@ -52,7 +96,9 @@ def dividing() -> AbstractContextManager[None]:
 
 @contextmanager
 def _alone(name: str) -> Iterator[None]:
-    descriptor = os.open(own_folder() / name, os.O_RDWR | os.O_CREAT, 0o666)
+    path = own_folder() / name
+    with told(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         lock(descriptor, fcntl.LOCK_EX)
         yield

@@ -16,11 +16,14 @@ from typing import Any
 
 import msgspec
 
+from openllm.models.store_damaged import DamagedModel
 from openllm.models.tags import content_files
 from openllm.types import ModelFormat
 
 RECORD = "model.yaml"
 LATEST = "latest"
+HALF_MADE = "openllm-incoming-"
+"""Begins the name of a folder that is not a model yet or no longer."""
 _KEY = "openllm"
 _MAX_BYTES = 16 * 1024 * 1024
 _API_VERSION = "v1"
@@ -134,13 +137,37 @@ def is_safe(name: str) -> bool:
 
 def read(folder: Path) -> StoredModel | None:
     """Return the model in `folder`; None if there is none or its format is none of ours."""
+    found = examine(folder)
+    return found if isinstance(found, StoredModel) else None
+
+
+def examine(folder: Path) -> StoredModel | DamagedModel | None:
+    """Return the model in `folder`, or what is left of it where its record cannot be read.
+
+    None if there is nothing, if its format is none of ours, or if it is not for this user's eyes.
+    """
     try:
-        with open(folder / RECORD, "rb") as file:
-            used = os.fstat(file.fileno()).st_mtime
-            document = _document(file.read(_MAX_BYTES))
-        record = _record(document.metadata.get(_KEY)) or _guess(folder)
-    except (OSError, ValueError, RecursionError):
+        return _read(folder)
+    except PermissionError:
         return None
+    except FileNotFoundError:
+        reason = f"{RECORD} is missing"
+    except OSError as error:
+        reason = f"{RECORD} cannot be read: {error.strerror}"
+    except (ValueError, RecursionError):
+        reason = f"{RECORD} is not what was written"
+    if not folder.is_dir():
+        return None
+    return DamagedModel(folder.parent.name, folder.name, str(folder), reason)
+
+
+def _read(folder: Path) -> StoredModel | None:
+    with open(folder / RECORD, "rb") as file:
+        used = os.fstat(file.fileno()).st_mtime
+        document = _document(file.read(_MAX_BYTES))
+    if document is None:
+        return None
+    record = _record(document.metadata.get(_KEY)) or _guess(folder)
     if record is None:
         return None
     created = document.creation_time
@@ -193,8 +220,12 @@ def write_whole(path: Path, content: bytes) -> None:
         new.unlink(missing_ok=True)
 
 
-def _document(content: bytes) -> _Document:
-    """Read BentoML's file; raises `ValueError` if it is none."""
+def _document(content: bytes) -> _Document | None:
+    """Read BentoML's file; None for that of a stranger, which is one without a time of creation.
+
+    Raises:
+        ValueError: It is no such file any more.
+    """
     try:
         return msgspec.json.decode(content, type=_Document)
     except msgspec.DecodeError:
@@ -202,9 +233,19 @@ def _document(content: bytes) -> _Document:
 
     try:
         # Not libyaml's loader: content nested deeply enough makes it crash the process.
-        return msgspec.convert(yaml.safe_load(content), _Document)
+        value = yaml.safe_load(content)
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
+    try:
+        return msgspec.convert(value, _Document)
+    except msgspec.ValidationError:
+        if isinstance(value, dict) and not _is_ours(value.get("metadata")):
+            return None
+        raise
+
+
+def _is_ours(metadata: object) -> bool:
+    return isinstance(metadata, dict) and _KEY in metadata
 
 
 def _record(value: object) -> _Record | None:

@@ -59,11 +59,9 @@ def fetch_file(session: Session, remote: RemoteFile, folder: Path, watch: Watch)
         ModelNotFoundError: The server does not have it any more.
         ModelFetchError: It cannot be had, is not what was announced, or the disk is full.
     """
-    target = folder / remote.name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(folder, remote)
+    target, part = places(folder, remote)
     for last in (False, True):
-        with _open(target if target.exists() else part) as descriptor:
+        with opened(target if target.exists() else part) as descriptor:
             content = Content(descriptor, remote)
             try:
                 _complete(session, remote, content, watch)
@@ -110,8 +108,8 @@ def _attempt(session: Session, remote: RemoteFile, content: Content, watch: Watc
     headers = {"range": f"bytes={content.offset}-"} if content.offset else {}
     try:
         with session.open(remote.url, headers) as reply:
-            _check_unchanged(reply, remote)
-            content.go_to(_start(reply, remote, content.offset))
+            check_unchanged(reply, remote)
+            content.go_to(first_byte(reply, remote, content.offset))
             for piece in pieces(reply):
                 session.halt.pause(watch.pace.delay(len(piece)))
                 content.write(piece)
@@ -136,8 +134,12 @@ def _check_length(remote: RemoteFile, content: Content, watch: Watch) -> None:
         )
 
 
-def _start(reply: httpx2.Response, remote: RemoteFile, wanted: int) -> int:
-    """Return the offset of the body's first byte."""
+def first_byte(reply: httpx2.Response, remote: RemoteFile, wanted: int) -> int:
+    """Return the offset of the body's first byte: `wanted`, or 0 where a whole file comes.
+
+    Raises:
+        TransientError: It is another one, or of a file of another length.
+    """
     if reply.status_code != 206:
         return 0
     found = _RANGE.fullmatch(reply.headers.get("content-range", ""))
@@ -148,7 +150,8 @@ def _start(reply: httpx2.Response, remote: RemoteFile, wanted: int) -> int:
     return wanted
 
 
-def _check_unchanged(reply: httpx2.Response, remote: RemoteFile) -> None:
+def check_unchanged(reply: httpx2.Response, remote: RemoteFile) -> None:
+    """Raise `ModelFetchError` if the server calls the content another than it did before."""
     etag = reply.headers.get("etag", "")
     if remote.etag and etag and etag != remote.etag:
         raise ModelFetchError(
@@ -156,8 +159,16 @@ def _check_unchanged(reply: httpx2.Response, remote: RemoteFile) -> None:
         )
 
 
+def places(folder: Path, remote: RemoteFile) -> tuple[Path, Path]:
+    """Return where a file lies once it is complete and until then; their folders are made."""
+    target = folder / remote.name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target, part_of(folder, remote)
+
+
 @contextmanager
-def _open(path: Path) -> Iterator[int]:
+def opened(path: Path) -> Iterator[int]:
+    """Open a file to read and write, made if need be; yields its descriptor."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         yield descriptor
@@ -185,5 +196,6 @@ def disk_error(error: OSError, folder: Path) -> ModelFetchError:
     """Return what to tell of a disk that is full or cannot be written."""
     return ModelFetchError(
         f"{folder} cannot be written: {error.strerror}; what has arrived is kept. Make room"
-        " (`openllm gc`, `openllm rm`) or set BENTOML_HOME to another disk, then pull again"
+        " (`openllm rm`; `openllm gc --interrupted` removes what this and other broken downloads"
+        " have left) or set BENTOML_HOME to another disk, then pull again"
     )

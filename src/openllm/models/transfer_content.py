@@ -17,6 +17,13 @@ _WAKE = 0.1
 _NO_MORE = -1
 
 
+def write_at(descriptor: int, piece: bytes, offset: int) -> None:
+    """Write all of `piece` at `offset`, wherever the file's position is."""
+    written = 0
+    while written < len(piece):
+        written += os.pwrite(descriptor, piece[written:], offset + written)
+
+
 class _Digest(Protocol):
     def update(self, data: bytes | memoryview, /) -> None: ...
     def hexdigest(self) -> str: ...
@@ -34,9 +41,7 @@ class Content:
         self._hasher.go_on(self.offset)
 
     def write(self, piece: bytes) -> None:
-        written = 0
-        while written < len(piece):
-            written += os.pwrite(self._descriptor, piece[written:], self.offset + written)
+        write_at(self._descriptor, piece, self.offset)
         self.offset += len(piece)
         self._hasher.go_on(self.offset)
 

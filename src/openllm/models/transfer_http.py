@@ -1,4 +1,4 @@
-"""Requests to hubs and other servers: who may see the token, and what a status means.
+"""Requests to hubs and other servers: who may see the token, how long they may take.
 
 Redirects are followed here and not by the HTTP library, since the token and the user's own headers
 go to the host they were given for and to no other.
@@ -11,18 +11,24 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from email.utils import parsedate_to_datetime
-from time import monotonic, time
+from time import monotonic
 from types import TracebackType
-from typing import TYPE_CHECKING, NoReturn
-from urllib.parse import urljoin, urlsplit
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import httpx2
 
 from openllm._version import __version__
-from openllm.config.download import DownloadOptions, is_web_address
+from openllm.config.download import DownloadOptions
 from openllm.errors import ModelFetchError, ModelNotFoundError
-from openllm.models.transfer_retry import TransientError, retried
+from openllm.models.transfer_answer import (
+    check_part,
+    check_status,
+    origin_of,
+    redirected,
+    shown_address,
+)
+from openllm.models.transfer_retry import TransientError, UnreachableError, retried
 from openllm.models.transfer_stop import Halt
 
 if TYPE_CHECKING:
@@ -33,8 +39,12 @@ MAX_READ_SECONDS = 300.0
 """How long a listing may trickle in."""
 CONNECT_SECONDS = 10.0
 
+_ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _TOTAL = re.compile(r"bytes 0-0/([0-9]{1,18})")
+
+_answered: set[tuple[str, str, int]] = set()
+"""Servers that this process has got an answer from, by their origins."""
 
 
 class Session:
@@ -52,7 +62,7 @@ class Session:
         self.endpoint = home
         self.host = urlsplit(home).netloc.rpartition("@")[2]
         self._own = _own_headers(options, home)
-        self._origin = _origin(home)
+        self._origin = origin_of(home)
         limit = options.download_timeout
         connect = min(limit, CONNECT_SECONDS)
         self._client = httpx2.Client(
@@ -88,18 +98,18 @@ class Session:
             ModelFetchError: It refuses, or the transfer was given up.
         """
         self.halt.pause(0)
-        what = _shown(url)
+        what = shown_address(url)
         own = self._own
         for _ in range(MAX_REDIRECTS):
             # Who has been sent elsewhere comes back, if at all, by a stranger's word: without them.
-            own = own if _origin(url) == self._origin else {}
+            own = own if origin_of(url) == self._origin else {}
             reply = self._send(method, url, {**own, **(headers or {})})
             try:
                 if not reply.is_redirect:
-                    _check(reply, what, self.options)
+                    check_status(reply, what, self.options)
                     yield reply
                     return
-                url = _redirected(reply, url, what)
+                url = redirected(reply, url, what)
             finally:
                 reply.close()
         raise ModelFetchError(f"{what} is redirected more than {MAX_REDIRECTS} times")
@@ -109,11 +119,25 @@ class Session:
         try:
             request = self._client.build_request(method, url, headers=headers, extensions=traced)
             with _unlogged():
-                return self._client.send(request, stream=True)
+                reply = self._client.send(request, stream=True)
+            _answered.add(origin_of(url))
+            return reply
+        except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
+            raise self._unreachable(url, error) from error
         except (httpx2.TransportError, OSError) as error:
-            raise TransientError(f"{_shown(url)}: {_reason(error)}") from error
+            raise TransientError(f"{shown_address(url)}: {_reason(error)}") from error
         except (httpx2.InvalidURL, UnicodeError):
-            raise ModelFetchError(f"{_shown(url)} is no web address") from None
+            raise ModelFetchError(f"{shown_address(url)} is no web address") from None
+
+    def _unreachable(self, url: str, error: httpx2.TransportError) -> UnreachableError:
+        hint = "check the address, the network and the proxy (HTTPS_PROXY)"
+        if self._origin == origin_of(self.options.endpoint):
+            hint += (
+                ", name a mirror with --hub-endpoint or HF_ENDPOINT, or do without the network:"
+                " with --offline what is stored is used"
+            )
+        host, known = urlsplit(url).netloc.rpartition("@")[2], origin_of(url) in _answered
+        return UnreachableError(host, _reason(error), hint, known=known)
 
     def read(self, url: str, limit: int, headers: dict[str, str] | None = None) -> bytes:
         """Return a whole body of at most `limit` bytes; tried again as the options say.
@@ -122,21 +146,22 @@ class Session:
             ModelNotFoundError: There is no such thing.
             ModelFetchError: The body is longer, or the server fails or refuses.
         """
+        what = shown_address(url)
 
         def attempt() -> bytes:
             deadline = monotonic() + MAX_READ_SECONDS
             with self.open(url, headers) as reply:
-                _check_part(reply, headers, what=_shown(url))
+                check_part(reply, headers, what)
                 body = bytearray()
                 for piece in pieces(reply):
                     body += piece
                     if monotonic() > deadline:
                         raise ModelFetchError(
-                            f"{_shown(url)} trickled for {MAX_READ_SECONDS:.0f} s; try again later"
+                            f"{what} trickled for {MAX_READ_SECONDS:.0f} s; try again later"
                         )
                     if len(body) > limit:
                         raise ModelFetchError(
-                            f"{_shown(url)} answers with more than the {limit} bytes it may have"
+                            f"{what} answers with more than the {limit} bytes it may have"
                         )
                 return bytes(body)
 
@@ -190,72 +215,19 @@ def pieces(reply: httpx2.Response) -> Iterator[bytes]:
     encoding = reply.headers.get("content-encoding", "identity")
     if encoding.lower() != "identity":
         raise ModelFetchError(
-            f"{_shown(str(reply.url))} comes as {encoding!r}, which was not asked for; refused"
+            f"{shown_address(str(reply.url))} comes as {encoding!r},"
+            " which was not asked for; refused"
         )
     try:
         yield from reply.iter_raw()
     except (httpx2.TransportError, OSError) as error:
-        raise TransientError(f"{_shown(str(reply.url))}: {_reason(error)}") from error
-
-
-def _check(reply: httpx2.Response, what: str, options: DownloadOptions) -> None:
-    if reply.is_success:
-        return
-    status, code = reply.status_code, reply.headers.get("x-error-code", "")
-    if status in (408, 416, 425, 429) or (status >= 500 and status != 501):
-        raise TransientError(f"{what}: HTTP {status}", _retry_after(reply), status)
-    _refuse(status, code, what, bool(options.hub_token))
-
-
-def _check_part(reply: httpx2.Response, headers: dict[str, str] | None, what: str) -> None:
-    """Raise `ModelFetchError` for bytes that are not from where they were asked for."""
-    if headers is None or "range" not in headers:
-        return
-    start = headers["range"].removeprefix("bytes=").partition("-")[0]
-    found = reply.headers.get("content-range", "")
-    if reply.status_code != 206 or not found.startswith(f"bytes {start}-"):
-        raise ModelFetchError(f"{what}: the server gives no parts of files; download it whole")
-
-
-def _refuse(status: int, code: str, what: str, with_token: bool) -> NoReturn:
-    token = "the token was refused" if with_token else "set HF_TOKEN if it needs one"
-    if code == "GatedRepo":
-        raise ModelFetchError(f"{what} is gated: accept its terms on the hub's page; {token}")
-    if status == 404 or code == "RepoNotFound":
-        hint = f" (or it is private: {token})" if code == "RepoNotFound" else ""
-        raise ModelNotFoundError(f"there is no {what}{hint}; correct the name")
-    if status in (401, 403):
-        raise ModelFetchError(f"{what} may not be read (HTTP {status}): {token}")
-    raise ModelFetchError(f"{what} cannot be downloaded: the server answers HTTP {status}")
-
-
-def _retry_after(reply: httpx2.Response) -> float | None:
-    text = reply.headers.get("retry-after", "").strip()
-    if _LENGTH.fullmatch(text):
-        return float(text)
-    try:
-        return max(0.0, parsedate_to_datetime(text).timestamp() - time())
-    except (TypeError, ValueError, OverflowError):
-        return None
-
-
-def _redirected(reply: httpx2.Response, url: str, what: str) -> str:
-    location = reply.headers.get("location")
-    try:
-        target = urljoin(url, location) if location else ""
-    except ValueError:
-        target = ""
-    if not is_web_address(target):
-        raise ModelFetchError(f"{what} is redirected to something that is no web address")
-    if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http":
-        raise ModelFetchError(f"{what} is redirected from https to http; that is refused")
-    return target
+        raise TransientError(f"{shown_address(str(reply.url))}: {_reason(error)}") from error
 
 
 def _own_headers(options: DownloadOptions, home: str) -> dict[str, str]:
     pairs = (header.partition(":") for header in options.download_header)
     own = {name.strip().lower(): value.strip() for name, _, value in pairs}
-    if _origin(home) == _origin(options.endpoint) and (token := options.token):
+    if origin_of(home) == origin_of(options.endpoint) and (token := options.token):
         own["authorization"] = f"Bearer {token}"
     return own
 
@@ -280,21 +252,9 @@ def _unlogged() -> Iterator[None]:
         _sending.quiet = False
 
 
-def _origin(url: str) -> tuple[str, str, int]:
-    parts = urlsplit(url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return parts.scheme, (parts.hostname or "").lower(), port
-
-
-def _shown(url: str) -> str:
-    """Return the address without what may be a secret: user, password, query."""
-    parts = urlsplit(url)
-    path = re.sub(r"/api/models/(.+)/revision/([^/?]+)$", r"/\1@\2", parts.path)
-    return f"{parts.netloc.rpartition('@')[2]}{path}"
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, httpx2.TimeoutException):
         return "no answer in time"
-    text = str(error).strip()
-    return f"the connection failed ({text or type(error).__name__})"
+    text = _ERRNO.sub("", str(error).strip()) or type(error).__name__
+    unmade = isinstance(error, (httpx2.ConnectError, httpx2.ProxyError))
+    return text if unmade else f"the connection failed ({text})"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Callable
 from time import monotonic
@@ -12,8 +13,12 @@ from openllm.errors import ModelFetchError
 
 Result = TypeVar("Result")
 
+logger = logging.getLogger("openllm")
+
 MAX_WAIT = 60.0
 _FIRST_WAIT = 0.25
+UNKNOWN_SECONDS = 8.0
+"""How long a server that never answered is tried, unless the user says how often."""
 
 
 class TransientError(Exception):
@@ -30,36 +35,75 @@ class TransientError(Exception):
         self.status = status
 
 
+class UnreachableError(TransientError):
+    """No connection could be made.
+
+    Attributes:
+        host: Of the server, with its port if the address has one.
+        known: Whether this process got an answer of that server before.
+        hint: What else to do about it.
+    """
+
+    def __init__(self, host: str, reason: str, hint: str, *, known: bool) -> None:
+        super().__init__(f"{host} cannot be reached ({reason})")
+        self.host = host
+        self.known = known
+        self.hint = hint
+
+
 def retried(
     attempt: Callable[[], Result],
     options: DownloadOptions,
     *,
     pause: Callable[[float], object],
-    brought: Callable[[], bool] = lambda: False,
+    brought: Callable[[], bool] | None = None,
 ) -> Result:
     """Return what `attempt` returns, tried again after a `TransientError`.
+
+    A server that never answered is given up after `UNKNOWN_SECONDS`: its address may be wrong.
+    Whoever sets `download_retries` gets as many.
 
     Args:
         attempt: The work.
         options: How often it may fail in a row.
         pause: Waits; raises to give up.
-        brought: Whether the last attempt got further, so that its failure does not count.
+        brought: Whether the last attempt got further, so that its failure does not count; None
+            where nothing that arrives is kept.
 
     Raises:
         ModelFetchError: It failed too often; the last reason is in the message.
     """
     failures = 0
+    began = monotonic()
     while True:
         try:
             return attempt()
         except TransientError as error:  # noqa: PERF203 - a request costs more
-            failures = 0 if brought() else failures + 1
-            if failures > options.download_retries:
-                raise ModelFetchError(
-                    f"{error}; given up after {failures} attempts that brought nothing. What has"
-                    " arrived is kept: run the same command to go on"
-                ) from error
-            pause(_wait(failures, error.wait))
+            failures = 0 if brought and brought() else failures + 1
+            wait = _wait(failures, error.wait)
+            late = monotonic() + wait - began > UNKNOWN_SECONDS
+            if failures > options.download_retries or (late and _is_hopeless(error, options)):
+                raise _given_up(error, failures, kept=brought is not None) from error
+            if isinstance(error, UnreachableError) and failures == 1:
+                logger.warning("cannot reach %s, trying again", error.host)
+            pause(wait)
+
+
+def _is_hopeless(error: TransientError, options: DownloadOptions) -> bool:
+    asked = "download_retries" in options.model_fields_set
+    return isinstance(error, UnreachableError) and not error.known and not asked
+
+
+def _given_up(error: TransientError, failures: int, *, kept: bool) -> ModelFetchError:
+    attempts = "1 attempt" if failures == 1 else f"{failures} attempts"
+    if isinstance(error, UnreachableError) and not error.known:
+        return ModelFetchError(f"{error}; given up after {attempts}: {error.hint}")
+    if not kept:
+        return ModelFetchError(f"{error}; given up after {attempts}, try again later")
+    return ModelFetchError(
+        f"{error}; given up after {attempts} that brought nothing. What has arrived is kept: run"
+        " the same command to go on"
+    )
 
 
 def _wait(failures: int, asked: float | None) -> float:

@@ -35,10 +35,11 @@ LAST_WORDS = 0.2  # Seconds that what is under way has to reach the parent befor
 
 
 class Worker(asyncio.Protocol):
-    """Answers one connection: the parent's."""
+    """Answers one connection: the parent's, which asks for nothing before the model has started."""
 
-    def __init__(self, llm: ChatEngine, started: asyncio.Future[None]) -> None:
-        self._llm = llm
+    _llm: ChatEngine
+
+    def __init__(self, started: asyncio.Future[ChatEngine]) -> None:
         self._started = started
         self._unframer = wire.Unframer()
         self._transport: asyncio.Transport | None = None
@@ -59,9 +60,10 @@ class Worker(asyncio.Protocol):
         for body in self._unframer.feed(data):
             self._take(wire.to_worker.decode(body))
 
-    def _announce(self, started: asyncio.Future[None]) -> None:
+    def _announce(self, started: asyncio.Future[ChatEngine]) -> None:
         error = started.exception()
         if error is None:
+            self._llm = started.result()
             self._send(wire.Started(self._llm.capabilities))
         else:
             self._send(wire.NotStarted(wire.Failure.of(error)))
@@ -155,22 +157,24 @@ class Worker(asyncio.Protocol):
 async def serve(listener: socket.socket, launch: wire.Launch) -> None:
     """Load the model while already accepting the parent's connection; then serve for ever."""
     loop = asyncio.get_running_loop()
-    llm = ChatEngine(launch.model, ModelConfig.model_validate(launch.config))
-    started: asyncio.Future[None] = loop.create_future()
-    server = await loop.create_unix_server(lambda: Worker(llm, started), sock=listener)
+    started: asyncio.Future[ChatEngine] = loop.create_future()
+    server = await loop.create_unix_server(lambda: Worker(started), sock=listener)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is the parent's to handle.
+    llm: ChatEngine | None = None
     try:
+        llm = ChatEngine(launch.model, ModelConfig.model_validate(launch.config))
         await llm.start()
     except Exception as error:
         started.set_exception(error)
     else:
-        started.set_result(None)
+        started.set_result(llm)
     await stop.wait()
     server.close()
-    with contextlib.suppress(asyncio.TimeoutError):
-        await asyncio.wait_for(llm.close(), timeout=5.0)
+    if llm is not None:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(llm.close(), timeout=5.0)
     os._exit(0)
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+import openllm
+from openllm.bento.checks import check
 from openllm.bento.options import read_configuration
 from openllm.config.fields import OPTION_MODELS
 from openllm.errors import ConfigurationError
@@ -22,7 +24,7 @@ def refusal(**options: Any) -> str:
         ("port", "abc", "--port 'abc' must be a whole number from 0 to 65535"),
         ("port", "5000.5", "--port '5000.5' must be a whole number from 0 to 65535"),
         ("port", -1, "--port -1 must be a whole number from 0 to 65535"),
-        ("port", None, "--port None must be a whole number from 0 to 65535"),
+        ("port", None, "--port null must be a whole number from 0 to 65535"),
         ("max_tokens", "0", "--max-tokens '0' must be a whole number, 1 or more"),
         ("temperature", "hot", "--temperature 'hot' must be a number from 0 to 1"),
         ("presence_penalty", "2", "--presence-penalty '2' must be a number from 0 to 1"),
@@ -62,7 +64,7 @@ def test_all_mistakes_are_told_at_once() -> None:
 
 
 def test_a_switch_is_no_number() -> None:
-    assert refusal(port=True) == "--port True must be a whole number from 0 to 65535"
+    assert refusal(port=True) == "--port true must be a whole number from 0 to 65535"
 
 
 @pytest.mark.parametrize("keys", [("",), (" ",), ("SECRET", "")])
@@ -142,7 +144,7 @@ def test_options_reach_their_settings() -> None:
     assert (found.server.port, entry.config.load.threads) == (0, 2)
     assert entry.config.defaults.stop_sequence == ("a", "b")
     assert entry.config.defaults.top_k == 3
-    assert entry.settings["top_k"] == (3, "--opt demo.top_k", "model")
+    assert entry.settings["top_k"] == (3, "--opt demo.top-k", "model")
 
 
 def test_other_names_of_an_option_are_good_everywhere() -> None:
@@ -152,3 +154,48 @@ def test_other_names_of_an_option_are_good_everywhere() -> None:
     assert "--stop-sequence and --stop set the same option; leave one out" in refusal(
         stop="x", stop_sequence="y"
     )
+
+
+def start_refusal(*models: Any, **options: Any) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        openllm.start(*models, **options)
+    return raised.value.message
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"temperature": 7}, "temperature 7 must be a number from 0 to 1"),
+        ({"demo.top_k": -1}, "demo.top_k -1 must be a whole number, 0 or more"),
+        ({"prot": 1}, "unknown option 'prot'; did you mean 'port'?"),
+        ({"stop": "a", "stop_sequence": "b"}, "stop_sequence and stop set the same option; leave"),
+        ({"device": "llama:cpu"}, "device llama:cpu: no model 'llama' is started here, only demo"),
+        ({"demo.port": 1}, "demo.port: this is an option of the whole server; write port"),
+        ({"dtype": "half"}, "dtype: 'demo' runs on llamacpp, which has no option 'dtype'"),
+    ],
+)
+def test_python_is_answered_in_its_own_spelling(options: dict[str, Any], says: str) -> None:
+    assert start_refusal("demo", **options).startswith(says)
+
+
+@pytest.mark.parametrize(
+    "models",
+    [["demo"], ("demo", "llama"), Path("demo.gguf"), 5],
+    ids=["list", "tuple", "path", "5"],
+)
+def test_models_are_text(models: object) -> None:
+    told = f"openllm.start takes models and a file as text, not {models!r}; write 'demo,llama'"
+    assert start_refusal(models) == told
+    assert start_refusal("demo", models) == told
+
+
+def test_what_is_no_tokenizer_is_told_as_one(tmp_path: Path) -> None:
+    folder = Path(openllm.__file__).parent / "demo" / "safetensors"
+    for text, says in (
+        ("x", "--tokenizer: 'x' is no tokenizer; give a hub id such as org/name, or a folder"),
+        ("a\\b", "--tokenizer: "),
+    ):
+        with pytest.raises(ConfigurationError) as raised:
+            check(read_configuration(str(folder), {"tokenizer": text}, {}))
+        assert raised.value.message.startswith(says)
+        assert "Known models" not in raised.value.message

@@ -52,43 +52,6 @@ def test_an_unknown_backend_is_refused(tmp_path: Path) -> None:
     assert raised.value.param == "backend"
 
 
-@pytest.mark.parametrize(
-    ("prompt", "warned"),
-    [
-        ("nofile.txt", True),
-        ("./nofile", True),
-        ("prompts/pirate", True),
-        ("pirate.md", True),
-        ("You are a pirate.", False),
-        ("See notes/pirate.txt first.", False),
-        ("Line\nfile.txt", False),
-        ("Ahoy", False),
-        ("Ahoy.", False),
-        ("Ahoy...", False),
-        ("pre.txt", False),
-        (None, False),
-    ],
-)
-def test_a_prompt_like_the_path_of_no_file_is_told(
-    prompt: str | None,
-    warned: bool,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "pre.txt").write_text("Speak like a pirate.")
-    config = ModelConfig(defaults=RequestDefaults(prompt=prompt))
-    with caplog.at_level(logging.WARNING, "openllm"):
-        check_models([script(tmp_path, {})], config)
-    lines = [record.getMessage() for record in caplog.records]
-    assert bool(lines) is warned
-    if warned:
-        assert lines == [
-            f"--prompt {prompt!r}: there is no such file, so these words are the prompt"
-        ]
-
-
 def test_a_prompt_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "latin1.txt"
     path.write_bytes("Grüße".encode("latin-1"))

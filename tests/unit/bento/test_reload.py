@@ -327,7 +327,7 @@ async def test_a_download_does_not_keep_from_reading_again(
 
     monkeypatch.setattr("openllm.bento.reload.fetch", download)
     monkeypatch.setattr("openllm.bento.reload.check", all_missing)
-    monkeypatch.setattr("openllm.bento.reload.check_heeded", lambda *_: None)
+    monkeypatch.setattr("openllm.bento.reload.check_ahead", lambda *_: None)
     monkeypatch.setattr(server, "replace", replace := AsyncMock(return_value=NOTHING))
     async with reloading(server) as reload:
         server.write("timeout: 5")

@@ -11,6 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from openllm.cli import main
+from openllm.cli.config import show
+from openllm.cli.start import start
+from openllm.config.download import DEFAULT_ENDPOINT
 from openllm.config.fields import FIELDS, MODEL_FIELDS, flag, other_names, variable
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
@@ -76,6 +79,138 @@ def test_show_refuses_what_start_refuses() -> None:
     assert done.stderr.startswith("Error: 2 settings are wrong:\n- ")
 
 
+OUTSIDE = {
+    "HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://mirror:80/", "HF_TOKEN": "SECRET4",
+}  # fmt: skip
+
+
+def test_show_has_what_other_variables_give(tmp_path: Path) -> None:
+    home = str(tmp_path / "x")
+    found = json.loads(config("show", "--json", BENTOML_HOME=home, **OUTSIDE).stdout)
+    settings = found["models"]["demo"]["settings"]
+    assert found["server"]["models_dir"] == {"value": home, "origin": "BENTOML_HOME"}
+    assert settings["offline"] == {"value": True, "origin": "HF_HUB_OFFLINE"}
+    assert settings["hub_endpoint"] == {"value": "http://mirror:80", "origin": "HF_ENDPOINT"}
+    assert settings["hub_token"] == {"value": "********", "origin": "HF_TOKEN"}
+
+
+def test_our_own_come_before_other_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BENTOML_HOME", "/nowhere")
+    flags = ("--hub-endpoint", "http://own", "--hub-token", "x", "--offline")
+    done = config("show", "--json", *flags, "--models-dir", str(tmp_path), **OUTSIDE)
+    found = json.loads(done.stdout)
+    settings = found["models"]["demo"]["settings"]
+    assert found["server"]["models_dir"] == {"value": str(tmp_path), "origin": "--models-dir"}
+    assert settings["hub_endpoint"] == {"value": "http://own", "origin": "--hub-endpoint"}
+    for name in ("hub_token", "offline"):
+        assert settings[name]["origin"] == "--" + name.replace("_", "-")
+
+
+def test_without_any_variable_the_defaults_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BENTOML_HOME", *OUTSIDE, "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "SECRET5")
+    found = json.loads(config("show", "--json").stdout)
+    settings = found["models"]["demo"]["settings"]
+    assert found["server"]["models_dir"]["value"] == str(Path.home() / "bentoml")
+    assert settings["hub_endpoint"] == {"value": DEFAULT_ENDPOINT, "origin": "default"}
+    assert settings["hub_token"] == {"value": "********", "origin": "saved by `hf auth login`"}
+    assert settings["offline"] == {"value": False, "origin": "default"}
+
+
+def test_a_wrong_variable_is_refused() -> None:
+    done = config("show", HF_ENDPOINT="mirror")
+    assert done.exit_code == 2
+    assert "HF_ENDPOINT is wrong" in done.stderr
+
+
+def test_show_takes_the_flags_of_start() -> None:
+    done = config("show", "one=demo", "two=demo", "--top_k", "4", "--device", "one:cpu")
+    assert done.exit_code == 0, done.stderr
+    _, one, two = done.stdout.split("\n\n")
+    assert ["top_k", "4", "--top-k"] in rows(one)
+    assert ["device", "cpu", "--device"] in rows(one)
+    assert ["device", "-", "default"] in rows(two)
+    shown = {name for each in show.params for name in each.opts} - {"as_json", "--json"}
+    assert shown == {name for each in start.params for name in each.opts}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("demo", "--model", "demo"), "are given twice, as 'demo' and --model 'demo'"),
+        (("demo", "a.yaml"), "'a.yaml' is a configuration, which stands alone"),
+        (("--port", "1", "--port", "1"), "--port is given twice; leave one out"),
+        (("--top-k", "1", "--top_k", "2"), "--top-k is given twice; leave one out"),
+        (("--embeddings", "--no-embeddings"), "--embeddings is given twice; leave one out"),
+        (("--config", "a", "--config", "b"), "--config is given twice; leave one out"),
+        (("--opt", "seed=1", "--opt", "seed=2"), "--opt seed is given twice; leave one out"),
+        (("--opt", "demo.top-k=1", "--opt", "demo.top_k=2"), "--opt demo.top_k is given twice"),
+        (
+            ("--models-dir", "a", "--download-dir", "z"),
+            "--download-dir and --models-dir set the same option; leave one out",
+        ),
+        (("--stop", "a", "--stop-sequence", "b"), "--stop-sequence and --stop set the same"),
+        (("--stop", "a", "--opt", "stop=b"), "--opt stop and --stop set the same option"),
+    ],
+)
+def test_what_is_given_twice_is_refused(arguments: tuple[str, ...], says: str) -> None:
+    for command in (["config", "show"], ["start"]):
+        done = CliRunner().invoke(main, [*command, *arguments])
+        assert done.exit_code == 2
+        assert says in done.stderr
+
+
+def test_a_flag_of_several_may_be_repeated() -> None:
+    done = config("show", "--json", "--stop", "a", "--stop", "b")
+    settings = json.loads(done.stdout)["models"]["demo"]["settings"]
+    assert settings["stop_sequence"] == {"value": ["a", "b"], "origin": "--stop"}
+
+
+@pytest.mark.parametrize("command", ["check", "show"])
+def test_what_needs_no_model_is_checked_without_it(command: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "models:\n"
+        "  one: {model: org/large, backend: nonsense}\n"
+        "  llama: {backend: ctranslate}\n"
+        "  two: {model: org/large, backend: llama.cpp, dtype: half}\n"
+        "  three: {model: org/large, backend: torch, dtype: half}\n"
+    )
+    done = config(command, str(path), BENTOML_HOME=str(tmp_path / "bentoml"))
+    assert done.exit_code == 2
+    heading, *told = done.stderr.splitlines()
+    assert heading == "Error: 3 settings are wrong:"
+    for line, says in zip(
+        told,
+        (
+            "line 2: models.one.backend: There is no backend 'nonsense'; known are",
+            "line 3: models.llama.backend: There is no backend 'ctranslate'; known are",
+            "line 4: models.two.dtype: 'two' runs on llamacpp, which has no option 'dtype'",
+        ),
+        strict=True,
+    ):
+        assert says in line
+
+
+def test_one_for_all_is_refused_if_neither_here_nor_to_come_an_engine_has_it(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text("dtype: half\nmodels:\n  demo:\n  two: {model: org/large, backend: cpp}\n")
+    done = config("check", str(path), BENTOML_HOME=str(tmp_path / "bentoml"))
+    assert done.exit_code == 2
+    assert "line 1: dtype: 'demo' runs on llamacpp, 'two' runs on llamacpp, which" in done.stderr
+
+
+def test_show_refuses_what_the_engine_lacks() -> None:
+    done = config("show", OPEN_LLM_DEMO_DTYPE="half")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "OPEN_LLM_DEMO_DTYPE: 'demo' runs on llamacpp, which has no option" in done.stderr
+
+
 def test_check_finds_nothing(file: str) -> None:
     done = config("check", file, OPEN_LLM_PROT="1")
     assert (done.exit_code, done.stderr) == (0, "")
@@ -135,7 +270,7 @@ def is_valid(schema: Any, document: Any) -> bool:
         ({}, True),
         ({"port": 80, "stop_sequence": "a", "models": {"demo": None, "a": "demo"}}, True),
         ({"models": {"a": {"model": "demo", "top_k": 3, "stop_sequence": ["a", "b"]}}}, True),
-        ({"models": ["demo"], "dtype": "float16", "device": "cpu", "top_k": None}, True),
+        ({"models": ["demo"], "dtype": "auto", "device": "cpu", "top_k": None}, True),
         ({"prot": 80}, False),
         ({"port": "x"}, False),
         ({"models": {"a": {"port": 80}}}, False),

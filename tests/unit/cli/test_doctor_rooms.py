@@ -16,7 +16,9 @@ from openllm.cli import doctor_machine as machine
 from openllm.cli import doctor_network as network
 from openllm.cli import doctor_store as store
 from openllm.cli.doctor_check import Topic, examine
+from openllm.cli.doctor_settings import server_settings
 from openllm.config.download import DownloadOptions
+from openllm.config.server import ServerSettings
 
 GIB = 1 << 30
 
@@ -114,16 +116,34 @@ def test_a_token_that_others_can_read_is_a_warning(tmp_path: Path, mode: int, st
     assert "secret" not in check.text + check.fix
 
 
-def test_a_taken_port_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    from openllm.config.server import ServerSettings
-
+def test_a_taken_port_is_a_warning() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr(ServerSettings.model_fields["port"], "default", port)
-        (check,) = network.look_at_port()
+        (check,) = network.look_at_port(ServerSettings(port=port))
     assert check.status == "warn"
     assert f"port {port} on 127.0.0.1 is in use" in check.text
     assert "--port" in check.fix
+    (check,) = network.look_at_port(ServerSettings(port=port))
+    assert (check.status, check.text) == ("ok", f"{port} on 127.0.0.1 is free")
+
+
+def test_an_address_of_another_machine_fails() -> None:
+    (check,) = network.look_at_port(ServerSettings(host="192.0.2.1", port=0))
+    assert (check.status, "'192.0.2.1' is not an address" in check.text) == ("fail", True)
+
+
+def test_the_port_is_the_one_that_start_would_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert server_settings().port == 5000
+    file = tmp_path / "server.yaml"
+    file.write_text("port: 5017\nhost: 0.0.0.0\napi_key: some-key\n")
+    monkeypatch.setenv("OPEN_LLM_CONFIGURATION", str(file))
+    assert (server_settings().host, server_settings().port) == ("0.0.0.0", 5017)
+    monkeypatch.setenv("OPEN_LLM_PORT", "5018")
+    assert server_settings().port == 5018
+    monkeypatch.setenv("OPEN_LLM_PORT", "x")
+    assert server_settings().port == 5000
 
 
 def test_a_store_that_is_not_there_yet_is_fine(

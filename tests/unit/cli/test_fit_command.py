@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from openllm import machine
+from openllm.bento import devices
 from openllm.cli import main
 from tests.hub_server import HubServer
 from tests.unit.model_folders import make_folder, safetensors
@@ -125,7 +126,8 @@ def test_what_does_not_fit_has_status_1_and_says_that_it_would_start(
 def test_a_card_is_where_torch_and_vllm_compute(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(machine, "free_cards", lambda: (3 * GIB, 8 * GIB))
+    for module in (machine, devices):
+        monkeypatch.setattr(module, "free_cards", lambda: (3 * GIB, 8 * GIB))
     _, found = rows(folder)
     assert (found["torch"]["place"], found["torch"]["free"]) == ("gpu", 11 * GIB)
     assert (found["vllm"]["place"], found["vllm"]["free"]) == ("gpu", 3 * GIB)
@@ -133,7 +135,7 @@ def test_a_card_is_where_torch_and_vllm_compute(
     assert {row["free"] for row in found.values()} == {8 * GIB}
     done = ask(folder, "--device", "gpu:2")
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "'cuda:2' is not on this machine, which has 2 CUDA cards" in done.stderr
+    assert "--device gpu:2 (cuda:2) is not on this machine, which has 2, counted" in done.stderr
     _, found = rows(folder, "--backend", "torch", "--device", "cpu")
     assert (found["torch"]["place"], found["torch"]["free"]) == ("cpu", 4 * GIB)
 
@@ -192,6 +194,63 @@ def test_wrong_input_has_status_2(arguments: tuple[str, ...], says: str) -> None
 def test_a_hub_that_cannot_be_asked_has_status_2_as_well() -> None:
     done = ask("org/name", "--hub-endpoint", "http://127.0.0.1:9", "--download-retries", "0")
     assert (done.exit_code, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--device", "gpu:0"], "Error: --device gpu:0 (cuda:0) is not on this machine, where"),
+        (["--dtype", "half"], "Error: --dtype: 'demo' runs on llamacpp, which has no option"),
+    ],
+)
+def test_what_start_refuses_is_refused(
+    arguments: list[str], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "_seen_by_llamacpp", list)
+    done = ask("demo", *arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert done.stderr.startswith(says)
+
+
+def test_what_one_engine_refuses_another_may_run(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(devices, "free_cards", lambda: ())
+    monkeypatch.setenv("OPEN_LLM_GPU_MEMORY_UTILIZATION", "0.5")
+    status, found = rows(folder)
+    assert (status, set(found)) == (0, {"vllm"})
+    assert "'tiny' runs on torch, which has no option" in ask(folder).stdout
+    done = ask(folder, "--device", "gpu")
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--device gpu (cuda) is not on this machine" in done.stderr
+
+
+def test_a_context_that_start_would_not_take_is_told(folder: str) -> None:
+    done = ask("demo", "--context-length", "100000")
+    told = (
+        "context_length 100000 is more than the 1024 that the model was made for; start uses 1024"
+    )
+    assert (done.exit_code, f"llamacpp: {told}" in done.stdout.splitlines()) == (0, True)
+    report = json.loads(ask("demo", "--context-length", "100000", "--json").stdout)
+    assert report["warnings"] == [f"llamacpp: {told}"]
+    _, found = rows(folder, "--context-length", "8193")
+    assert {name: row["context_length"] for name, row in found.items()} == {
+        "vllm": 8192,
+        "torch": 8193,
+    }
+
+
+def test_an_architecture_of_which_nothing_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "weird").mkdir()
+    weird = make_folder(tmp_path / "weird", {**LLAMA, "architectures": ["WeirdForCausalLM"]})
+    assert "torch: nothing is known here of WeirdForCausalLM; start says" in ask(weird).stdout
+    monkeypatch.setattr("openllm.engines.missing_modules", lambda _: ())
+    monkeypatch.setattr("openllm.engines.vllm_presence.unfit", lambda name: f"vLLM has no {name}")
+    status, found = rows(weird)
+    assert (status, set(found)) == (0, {"torch"})
+    assert "vLLM has no WeirdForCausalLM" in ask(weird).stdout.splitlines()
 
 
 def test_a_script_has_no_needs(tmp_path: Path) -> None:

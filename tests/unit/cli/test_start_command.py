@@ -112,6 +112,28 @@ def test_a_model_may_be_named_by_a_flag(monkeypatch: pytest.MonkeyPatch, flag: s
         assert [each.name for each in launches.configuration.entries] == names
 
 
+@pytest.mark.parametrize(
+    "models", [["org/name", "two=demo"], ["org/name,two=demo"], ["org/name,", "two=demo"]]
+)
+def test_blanks_separate_models_as_commas_do(
+    monkeypatch: pytest.MonkeyPatch, models: list[str]
+) -> None:
+    done, launches = start(monkeypatch, *models, "--top-k", "7")
+    if models[0].endswith(","):
+        assert (done.exit_code, "has an empty entry" in done.stderr) == (2, True)
+        return
+    assert done.exit_code == 0, done.stderr
+    assert launches.configuration is not None
+    assert [each.name for each in launches.configuration.entries] == ["name", "two"]
+
+
+def test_a_configuration_beside_models_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for models in (["demo", "a.yaml"], ["a.yaml", "b.yaml"]):
+        done, launches = start(monkeypatch, *models)
+        assert (done.exit_code, launches.configuration) == (2, None)
+        assert "'a.yaml' is a configuration, which stands alone" in done.stderr
+
+
 @pytest.mark.spec("S2-12")
 def test_a_model_in_both_ways_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     done, launches = start(monkeypatch, "demo", "--model-path", "org/name")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 
@@ -58,3 +60,33 @@ def test_a_password_in_the_address_is_refused_and_not_shown(
 )
 def test_an_address_loses_its_last_slash(address: str) -> None:
     assert DownloadOptions(hub_endpoint=address).endpoint == address.rstrip("/")
+
+
+@pytest.mark.parametrize("field", ["store_quota", "download_rate"])
+def test_bytes_are_given_as_a_number_or_as_a_size(field: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    for typed, size in (("10GB", 10**10), ("4 GiB", 1 << 32), ("2048", 2048), (4096, 4096)):
+        file.write_text(f"{field}: {typed}\n")
+        variable = {f"OPEN_LLM_{field.upper()}": str(typed)}
+        ways: tuple[tuple[dict[str, object], dict[str, str], str | None], ...] = (
+            ({field: typed}, {}, None), ({}, variable, None), ({}, {}, str(file)),
+        )  # fmt: skip
+        for options, environ, given in ways:
+            found = read_configuration("demo", options, environ, file=given).download
+            assert getattr(found, field) == size
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        ("10XB", "'10XB': write a number of bytes, or a size such as 4GiB"),
+        (-1, "-1 must be a number of bytes, or a size such as 4GiB or 10GB, 1024 or more"),
+        ("1kB", "1000 must be a number of bytes, or a size"),
+        (1.5, "1.5 must be a number of bytes, or a size"),
+        (True, "true must be a number of bytes, or a size"),
+    ],
+)
+def test_what_is_no_number_of_bytes_is_refused(typed: object, said: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        read_configuration("demo", {"download_rate": typed}, {})
+    assert f"--download-rate {said}" in refused.value.message

@@ -50,19 +50,19 @@ def test_a_name_may_have_colons() -> None:
     [
         ("llama:gpu:0", "llama", ""),
         ("llama:7b:cuda:3", "llama:7b", ""),
-        ("dmeo:cpu", "dmeo", "; did you mean 'demo'"),
+        ("dmeo:cpu", "dmeo", "; did you mean 'demo'?"),
         ("llama:7b:cpu", "llama:7b", ""),
     ],
 )
 def test_a_device_of_a_model_that_is_not_started(value: str, model: str, hint: str) -> None:
     assert devices(value, "demo", "two")[2] == [
-        f"--device {value}: no model {model!r} is started here{hint}; started are demo, two"
+        f"--device {value}: no model {model!r} is started here, only demo, two{hint}"
     ]
 
 
 @pytest.mark.parametrize("value", ["cpu,mps", ("cpu", "gpu"), "demo:cpu,demo:gpu"])
 def test_two_devices_of_one_model(value: object) -> None:
-    assert devices(value, "demo")[2] == ["--device and --device set the same option; leave one out"]
+    assert devices(value, "demo")[2] == ["--device is given twice; leave one out"]
 
 
 @pytest.mark.parametrize(
@@ -84,5 +84,5 @@ def test_what_is_wrong_with_a_name(name: str, started: Sequence[str], says: str)
 def test_a_name_with_dots_of_a_model() -> None:
     mistakes: list[str] = []
     layer = read_flags({"Qwen1.5-0.5B.top-k": "1"}, ("Qwen1.5-0.5B",), mistakes)
-    assert layer.models["QWEN1_5_0_5B"]["top_k"] == ("1", "--opt Qwen1.5-0.5B.top_k")
+    assert layer.models["QWEN1_5_0_5B"]["top_k"] == ("1", "--opt Qwen1.5-0.5B.top-k")
     assert not mistakes

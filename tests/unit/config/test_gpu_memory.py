@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from openllm.bento.options import read_configuration
+from openllm.config.fields import written
 from openllm.config.model import LoadOptions
 from openllm.engines.vllm_arguments import engine_arguments
 from openllm.errors import ConfigurationError
@@ -32,7 +33,7 @@ def test_what_is_no_share_is_refused_by_its_flag(spelled: str, share: object) ->
     with pytest.raises(ConfigurationError) as raised:
         read_configuration("demo", {spelled: share}, {})
     flag = "--gpu-memory-utilization"
-    assert raised.value.message == f"{flag} {share!r} must be a number from 0 to 1"
+    assert raised.value.message == f"{flag} {written(share)} must be a number from 0 to 1"
 
 
 @pytest.mark.spec("S2-19")

@@ -22,7 +22,7 @@ def test_values_have_their_line(tmp_path: Path) -> None:
     found, mistakes = read(tmp_path, "# first\nport: 80\n\ntop-k: 3\n")
     assert not mistakes
     assert found.values["port"] == (80, f"{tmp_path}/a.yaml, line 2: port")
-    assert found.values["top_k"] == (3, f"{tmp_path}/a.yaml, line 4: top_k")
+    assert found.values["top_k"] == (3, f"{tmp_path}/a.yaml, line 4: top-k")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,7 @@ def test_models_as_a_mapping(tmp_path: Path) -> None:
     found, mistakes = read(tmp_path, text)
     assert not mistakes
     assert [each.text for each in found.models] == ["a=./x.gguf", "demo", "b=org/name@main"]
-    assert found.models[0].values["top_k"] == (1, f"{tmp_path}/a.yaml, line 4: models.a.top_k")
+    assert found.models[0].values["top_k"] == (1, f"{tmp_path}/a.yaml, line 4: models.a.top-k")
 
 
 @pytest.mark.parametrize("text", ["[demo, 'a=./x.gguf']", "demo, a=./x.gguf"])

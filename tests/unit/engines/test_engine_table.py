@@ -15,12 +15,13 @@ from openllm.engines import (
     EngineKind,
     add_engine,
     added_engines,
+    create_engine,
     engine_kind,
     engine_name,
     engine_names,
     engines_for,
 )
-from openllm.errors import ConfigurationError
+from openllm.errors import ConfigurationError, EngineStartError
 from openllm.llm.choice import choose_engine
 from openllm.runner.wire import Launch
 from openllm.types import LocalModel
@@ -85,6 +86,31 @@ def test_a_runners_process_is_told_of_it() -> None:
 def test_wrong_engines_are_not_added(name: str, target: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said):
         add_engine(name, target)
+
+
+def test_a_package_that_is_not_there_is_told_before_anything_runs() -> None:
+    add_engine("loud", "no_such_package.deep:Loud")
+    with pytest.raises(ConfigurationError) as raised:
+        choose_engine(MODEL, LoadOptions(backend="loud"))
+    assert raised.value.message.startswith(
+        "The engine 'loud' is at 'no_such_package.deep:Loud', and this Python has no module"
+        " 'no_such_package'; correct"
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ("json.none:Loud", "ModuleNotFoundError: No module named 'json.none'; each model"),
+        ("json:Loud", "AttributeError: module 'json' has no attribute 'Loud'; each model"),
+    ],
+)
+def test_a_class_that_cannot_be_imported_is_one_line(target: str, said: str) -> None:
+    add_engine("loud", target)
+    with pytest.raises(EngineStartError) as raised:
+        create_engine("loud", MODEL, LoadOptions())
+    told = f"The engine 'loud' cannot be imported from {target}: {said}"
+    assert raised.value.message.startswith(told)
 
 
 def install(folder: Path, entry_points: str) -> None:

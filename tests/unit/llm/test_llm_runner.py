@@ -42,6 +42,16 @@ async def test_a_runner_has_the_methods_of_the_llm(make_llm: MakeLLM) -> None:
     assert RecordingEngine.starts == ["test0"]
 
 
+@pytest.mark.anyio
+@pytest.mark.spec("S1-39")
+async def test_a_runner_needs_no_service(make_llm: MakeLLM) -> None:
+    runner = make_llm({"default": {"reply": "You said {user}."}}).runner
+    assert RecordingEngine.starts == []
+    reply = await runner.chat.async_run("hi")
+    assert reply["message"] == "You said hi."
+    assert RecordingEngine.starts == ["test0"]
+
+
 @pytest.mark.spec("S1-11")
 def test_a_runner_says_what_it_can_run_on(make_llm: MakeLLM) -> None:
     runnable = make_llm().runner.runnable_class

@@ -158,7 +158,7 @@ def test_a_tokenizer_in_a_folder(folder: str, tmp_path: Path) -> None:
         ({"tokenizer": "https://h/x.gguf"}, "is a GGUF file", "tokenizer"),
         ({"tokenizer": "org/a:Q4_K_M"}, "is a GGUF file", "tokenizer"),
         ({"tokenizer": "./x.gguf"}, "is a GGUF file", "tokenizer"),
-        ({"tokenizer": "no-such-name"}, "Unknown model 'no-such-name'", None),
+        ({"tokenizer": "no-such-name"}, "'no-such-name' is no tokenizer", "tokenizer"),
         ({"tokenizer": "org/a@b", "tokenizer_revision": "c"}, "both give", "tokenizer_revision"),
         ({"tokenizer": "./x", "tokenizer_revision": "c"}, "is a folder", "tokenizer_revision"),
         ({"tokenizer_revision": "c"}, "is a folder", "tokenizer_revision"),

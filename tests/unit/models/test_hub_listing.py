@@ -99,7 +99,7 @@ def test_the_endpoint_of_the_environment_is_the_mirror(
 
 
 def test_a_hub_that_is_away_is_named(hub: HubServer) -> None:
-    with pytest.raises(ModelFetchError, match=r"127\.0\.0\.1:9/"):
+    with pytest.raises(ModelFetchError, match=r"^127\.0\.0\.1:9 cannot be reached"):
         look(hub, hub_endpoint="http://127.0.0.1:9")
 
 

@@ -22,7 +22,7 @@ from openllm.models.ref import parse_ref
 from openllm.models.transfer_http import Session
 from openllm.sizes import size_text
 from tests.hub_server import HubServer
-from tests.unit.models.pulls import FILES, MB, SIZE, WEIGHTS, fetch, right
+from tests.unit.models.pulls import FILES, MB, SIZE, WEIGHTS, fetch, right, weights
 
 
 @pytest.mark.spec("S1-40", "S2-21")
@@ -117,7 +117,7 @@ def test_a_bit_that_is_wrong_is_found_and_fetched_once_more(hub: HubServer, name
 
 @pytest.mark.reliability("F-13")
 def test_swapped_shards_are_found(hub: HubServer) -> None:
-    shards = {f"model-0000{n}-of-00002.safetensors": bytes([n]) * 1000 for n in (1, 2)}
+    shards = {f"model-0000{n}-of-00002.safetensors": weights(1000, n) for n in (1, 2)}
     hub.add_repo("org/shards", {"config.json": b"{}", **shards})
     first, second = shards
     hub.faults.swap = {first: second, second: first}
@@ -180,7 +180,7 @@ def test_a_disk_that_fills_up_keeps_what_came(
 @pytest.mark.reliability("F-07")
 def test_a_quota_is_kept_by_removing_what_was_not_used(hub: HubServer) -> None:
     fetch(hub)
-    hub.add_repo("org/next", {**FILES, "model.safetensors": WEIGHTS[::-1]})
+    hub.add_repo("org/next", {**FILES, "model.safetensors": weights(len(WEIGHTS), 2)})
     newer = fetch(hub, "org/next", store_quota=SIZE + MB)
     assert [model.tag for model in store.stored()] == [newer.tag]
     hub.reset_counts()
@@ -211,7 +211,7 @@ def test_what_a_dead_download_was_promised_is_free(hub: HubServer) -> None:
 
 @pytest.mark.reliability("F-07")
 def test_downloads_at_the_same_time_share_a_quota(hub: HubServer) -> None:
-    hub.add_repo("org/next", {**FILES, "model.safetensors": WEIGHTS[::-1]})
+    hub.add_repo("org/next", {**FILES, "model.safetensors": weights(len(WEIGHTS), 2)})
     quota = SIZE + SIZE // 2
     hub.faults.rate = MB // 4
     with ThreadPoolExecutor(1) as pool:
@@ -229,7 +229,7 @@ def test_downloads_at_the_same_time_share_a_quota(hub: HubServer) -> None:
 
 @pytest.mark.spec("S3-38")
 def test_files_come_side_by_side_with_the_headers_and_the_rate_asked_for(hub: HubServer) -> None:
-    shards = {f"model-0000{n}-of-00004.safetensors": bytes([n]) * 200_000 for n in range(1, 5)}
+    shards = {f"model-0000{n}-of-00004.safetensors": weights(200_000, n) for n in range(1, 5)}
     hub.add_repo("org/shards", {"config.json": b"{}", **shards})
     began = time.monotonic()
     fetch(hub, "org/shards", download_rate=1_000_000, download_header=("x-proxy: yes",))

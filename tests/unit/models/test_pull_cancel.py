@@ -16,7 +16,7 @@ from filelock import FileLock
 from openllm.errors import ModelFetchError, OpenLLMError
 from openllm.models import store, transfer_content
 from tests.hub_server import HubServer
-from tests.unit.models.pulls import MB, SIZE, WEIGHTS, fetch, right
+from tests.unit.models.pulls import GGUF, MB, SIZE, fetch, right
 
 AFTER = 0.5
 """Seconds after which the download is cancelled, and is in the midst of what it does."""
@@ -50,7 +50,7 @@ def test_a_listing_that_does_not_come_is_given_up(hub: HubServer, fault: dict[st
 
 
 def test_a_length_that_does_not_come_is_given_up(hub: HubServer) -> None:
-    url = hub.add_file("files/x.gguf", WEIGHTS)
+    url = hub.add_file("files/x.gguf", GGUF)
     hub.faults.head_status, hub.faults.retry_after = 503, "30"
     cancelled = threading.Event()
     with ends_soon(cancelled):
@@ -85,7 +85,7 @@ def test_hashing_what_was_here_is_given_up(hub: HubServer, monkeypatch: pytest.M
         time.sleep(0.4)
         return real(descriptor, blocks, offset)
 
-    url = hub.add_file("files/x.gguf", WEIGHTS)
+    url = hub.add_file("files/x.gguf", GGUF)
     monkeypatch.setattr(transfer_content.os, "preadv", slow)
     cancelled = threading.Event()
     with ends_soon(cancelled):

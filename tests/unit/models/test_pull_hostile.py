@@ -13,7 +13,7 @@ from openllm.errors import ModelFetchError, OpenLLMError
 from openllm.models.pull import pull
 from openllm.models.ref import parse_ref
 from tests.hub_server import HubServer
-from tests.unit.models.pulls import TOKEN, WEIGHTS, fetch, right
+from tests.unit.models.pulls import GGUF, TOKEN, fetch, right
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +62,7 @@ def test_no_error_shows_a_token(
 
 @pytest.mark.reliability("S-29")
 def test_a_url_elsewhere_gets_no_hub_token(hub: HubServer) -> None:
-    url = hub.add_file("files/x.gguf", WEIGHTS).replace(hub.url, hub.cdn_url)
+    url = hub.add_file("files/x.gguf", GGUF).replace(hub.url, hub.cdn_url)
     fetch(hub, url, hub_token=TOKEN)
     assert hub.tokens_seen("cdn") == hub.tokens_seen("hub") == set()
 

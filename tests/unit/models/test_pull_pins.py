@@ -12,7 +12,7 @@ from openllm.errors import ConfigurationError, ModelFetchError, ModelFileError
 from openllm.llm.fetching import local_model
 from openllm.models import store
 from tests.hub_server import HubServer
-from tests.unit.models.pulls import WEIGHTS, fetch, right
+from tests.unit.models.pulls import GGUF, WEIGHTS, fetch, right
 
 DIGEST = hashlib.sha256(WEIGHTS).hexdigest()
 OTHER = "0" * 64
@@ -25,7 +25,8 @@ def test_a_hash_that_is_pinned_must_be_the_files(hub: HubServer) -> None:
         fetch(hub, sha256="0" * 64)
     assert hub.body_bytes == 0
     assert right(fetch(hub, sha256=digest.upper()))
-    url = hub.add_file("files/x.gguf", WEIGHTS)
+    url = hub.add_file("files/x.gguf", GGUF)
+    digest = hashlib.sha256(GGUF).hexdigest()
     with pytest.raises((ModelFileError, ModelFetchError), match="sha256"):
         fetch(hub, url, sha256="0" * 64)
     assert len(store.stored()) == 1
@@ -52,13 +53,14 @@ def test_a_hub_that_tells_no_hashes_does_not_hide_what_is_stored(hub: HubServer)
 def test_what_is_found_without_the_hub_is_checked_by_the_hash_that_was_recorded(
     hub: HubServer,
 ) -> None:
-    url = hub.add_file("files/x.gguf", WEIGHTS)
+    url = hub.add_file("files/x.gguf", GGUF)
     fetch(hub, url)
     hub.reset_counts()
-    for asked in (DIGEST, DIGEST.upper()):
+    digest = hashlib.sha256(GGUF).hexdigest()
+    for asked in (digest, digest.upper()):
         assert local_model(url, DownloadOptions(sha256=asked)).source == url
     for use in (local_model, lambda text, options: openllm.LLM(text, download=options)):
-        with pytest.raises(ModelFileError, match=f"{DIGEST}.*{OTHER}.*openllm rm") as raised:
+        with pytest.raises(ModelFileError, match=f"{digest}.*{OTHER}.*openllm rm") as raised:
             use(url, DownloadOptions(sha256=OTHER))
         assert raised.value.param == "sha256"
     assert hub.requests == []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -17,9 +16,10 @@ from openllm.models.pull import pull
 from openllm.models.ref import parse_ref
 from tests.hub_puller import end, environment, start
 from tests.hub_server import HubServer
+from tests.unit.models.pulls import weights
 
 MB = 1 << 20
-WEIGHTS = random.Random(2).randbytes(20 * MB)
+WEIGHTS = weights(20 * MB)
 FILES = {"config.json": b"{}", "model.safetensors": WEIGHTS}
 SIZE = sum(map(len, FILES.values()))
 CHUNK = 16 * MB

@@ -17,22 +17,22 @@ from openllm.models import store, transfer_http
 from openllm.models.pull import Progress
 from openllm.models.transfer_http import Session, measure
 from tests.hub_server import HubServer
-from tests.unit.models.pulls import MB, SIZE, WEIGHTS, fetch, right
+from tests.unit.models.pulls import GGUF, MB, SIZE, fetch, gguf, right
 
 
 @pytest.mark.spec("S1-40")
 def test_a_url_is_stored_by_the_hash_of_its_content(hub: HubServer) -> None:
-    url = hub.add_file("files/some-model.gguf", WEIGHTS)
+    url = hub.add_file("files/some-model.gguf", GGUF)
     model = fetch(hub, url)
-    assert model.tag == f"pt-some-model:{hashlib.sha256(WEIGHTS).hexdigest()[:16]}"
+    assert model.tag == f"pt-some-model:{hashlib.sha256(GGUF).hexdigest()[:16]}"
     assert model.source == url
     assert right(model, "some-model.gguf")
 
 
 @pytest.mark.reliability("F-08")
 def test_a_url_whose_content_changes_meanwhile_is_never_mixed(hub: HubServer) -> None:
-    url = hub.add_file("files/x.gguf", WEIGHTS)
-    other = WEIGHTS[::-1]
+    url = hub.add_file("files/x.gguf", GGUF)
+    other = gguf(len(GGUF), 2)
     hub.faults.close_after = MB
 
     def change(progress: Progress) -> None:
@@ -62,12 +62,12 @@ def test_a_url_without_a_length_is_bounded_by_the_disk(
 @pytest.mark.spec("S3-09")
 @pytest.mark.parametrize("status", [403, 404, 405, 501])
 def test_a_server_without_head_is_asked_for_the_first_byte(hub: HubServer, status: int) -> None:
-    url = hub.add_file("files/x.gguf", WEIGHTS)
+    url = hub.add_file("files/x.gguf", GGUF)
     hub.faults.head_status = status
     seen: list[Progress] = []
     assert right(fetch(hub, url, on_progress=seen.append), "x.gguf")
-    assert hub.body_bytes == len(WEIGHTS) + 1
-    assert {each.total for each in seen if each.phase == "downloading"} == {len(WEIGHTS)}
+    assert hub.body_bytes == len(GGUF) + 1
+    assert {each.total for each in seen if each.phase == "downloading"} == {len(GGUF)}
 
 
 def test_what_is_not_there_is_said_by_the_answer_to_get(hub: HubServer) -> None:
@@ -82,23 +82,23 @@ def test_what_is_not_there_is_said_by_the_answer_to_get(hub: HubServer) -> None:
     ids=lambda fault: "-".join(fault) or "none",
 )
 def test_a_file_whose_length_nobody_tells(hub: HubServer, fault: dict[str, Any]) -> None:
-    url = hub.add_file("files/x.gguf", WEIGHTS)
+    url = hub.add_file("files/x.gguf", GGUF)
     hub.faults.__dict__.update({"no_length": True, **fault})
     seen: list[Progress] = []
     assert right(fetch(hub, url, on_progress=seen.append), "x.gguf")
     assert {each.total for each in seen if each.phase == "downloading"} == {0}
-    assert seen[-1].total == len(WEIGHTS)
+    assert seen[-1].total == len(GGUF)
 
 
 @pytest.mark.reliability("F-08")
 def test_what_is_left_of_a_file_that_nothing_identifies_is_not_gone_on_with(hub: HubServer) -> None:
-    url = hub.add_file("files/x.gguf", WEIGHTS)
+    url = hub.add_file("files/x.gguf", GGUF)
     hub.faults.no_length = hub.faults.no_etag = True
     hub.faults.reset_every = 2 * MB
     with pytest.raises(ModelFetchError):
         fetch(hub, url, download_retries=0)
     hub.faults.reset_every = None
-    other = WEIGHTS[::-1]
+    other = gguf(len(GGUF), 2)
     hub.add_file("files/x.gguf", other)
     assert right(fetch(hub, url), "x.gguf", other)
 

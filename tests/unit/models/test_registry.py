@@ -119,7 +119,7 @@ def test_wrong_defaults_are_refused_all_at_once(registry: Registry) -> None:
         "3 settings are wrong:",
         "- the model 'x': there is no setting 'temprature'; did you mean 'temperature'",
         "- the model 'x': there is no setting 'zzz'",
-        "- the model 'x': top_k True must be a whole number, 0 or more",
+        "- the model 'x': top_k true must be a whole number, 0 or more",
     ]
     assert "x" not in registry
 

@@ -1,0 +1,114 @@
+"""A server that nobody can reach is told soon, with a way out; one that was there is waited for."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from openllm.config.download import DownloadOptions
+from openllm.errors import ModelFetchError
+from openllm.models import transfer_http, transfer_retry
+from openllm.models.facts_ahead import facts_ahead
+from openllm.models.pull import pull
+from openllm.models.ref import parse_ref
+from tests.hub_puller import end, environment, start_command
+from tests.hub_server import HubServer
+from tests.unit.models.pulls import fetch
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """The address of a port that is taken, and on which nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def failure(text: str, **options: Any) -> str:
+    with pytest.raises(ModelFetchError) as raised:
+        pull(parse_ref(text), DownloadOptions(**options), framework=lambda *_: "pt")
+    return raised.value.message
+
+
+def test_a_hub_that_cannot_be_reached_is_told_soon(
+    home: Path, nobody: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(ModelFetchError) as raised:
+        facts_ahead(parse_ref("org/tiny"), DownloadOptions(hub_endpoint=f"http://{nobody}"))
+    assert 2.0 < time.monotonic() - began < 10.0
+    message = raised.value.message
+    assert message.startswith(f"{nobody} cannot be reached (Connection refused)")
+    for way in ("--hub-endpoint", "HF_ENDPOINT", "proxy", "--offline"):
+        assert way in message
+    assert "kept" not in message
+    again = [each for each in caplog.records if each.levelno == logging.WARNING]
+    assert [each.getMessage() for each in again] == [f"cannot reach {nobody}, trying again"]
+
+
+def test_the_command_says_so(home: Path, nobody: str) -> None:
+    began = time.monotonic()
+    ended = end(start_command("org/tiny", environment(home, f"http://{nobody}")), 30.0)
+    assert time.monotonic() - began < 15.0
+    assert ended.status == 1
+    assert ended.errors.startswith(f"cannot reach {nobody}, trying again\n")
+    assert ended.last["error"]["message"].startswith(f"{nobody} cannot be reached")
+
+
+def test_a_url_has_no_way_out_by_another_hub(home: Path, nobody: str) -> None:
+    message = failure(f"http://{nobody}/m.gguf", download_retries=0)
+    assert message == (
+        f"{nobody} cannot be reached (Connection refused); given up after 1 attempt: check the"
+        " address, the network and the proxy (HTTPS_PROXY)"
+    )
+
+
+def test_a_host_that_is_none_is_told_with_the_reason(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    message = failure("http://absent.invalid/m.gguf", download_retries=0)
+    assert message.startswith("absent.invalid cannot be reached (Name or service not known)")
+
+
+def test_retries_that_are_asked_for_are_made(
+    home: Path, nobody: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer_retry, "UNKNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(transfer_retry, "_FIRST_WAIT", 0.001)
+    endpoint = f"http://{nobody}"
+    assert "after 4 attempts" in failure("org/tiny", hub_endpoint=endpoint, download_retries=3)
+    assert "after 1 attempt:" in failure("org/tiny", hub_endpoint=endpoint)
+
+
+@pytest.mark.reliability("F-08")
+def test_a_server_that_was_there_is_waited_for(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer_retry, "UNKNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(transfer_retry, "_FIRST_WAIT", 0.001)
+    fetch(hub)
+    hub.close()
+    message = failure("org/next", hub_endpoint=hub.url)
+    assert "given up after 11 attempts, try again later" in message
+    monkeypatch.setattr(transfer_http, "_answered", set())
+    assert "given up after 1 attempt:" in failure("org/next", hub_endpoint=hub.url)
+
+
+def test_what_has_arrived_is_kept_where_something_can_have(hub: HubServer) -> None:
+    hub.faults.listing_status = 503
+    message = failure("org/tiny", hub_endpoint=hub.url, download_retries=0)
+    assert message.endswith("HTTP 503; given up after 1 attempt, try again later")
+    hub.faults.clear()
+    hub.faults.status, hub.faults.only = 503, "model.safetensors"
+    message = failure("org/tiny", hub_endpoint=hub.url, download_retries=0)
+    assert "given up after 1 attempt that brought nothing. What has arrived is kept" in message
