@@ -36,6 +36,7 @@ from tests.api.grpc_peer import (
     status,
 )
 from tests.e2e.server_process import COMMAND, ServerProcess, run, serving
+from tests.processes import alive_after
 
 Scripted = Callable[..., LocalModel]
 QUESTION = "What is the capital of France?"
@@ -121,7 +122,7 @@ def test_sigterm_ends_server_and_runner(scripted: Scripted) -> None:
         assert children
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
-        _, alive = psutil.wait_procs(children, timeout=2)
+        alive = alive_after(children, 2)
         assert server.process.stderr is not None
         said = server.process.stderr.read()
     assert not alive

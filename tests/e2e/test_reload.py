@@ -22,6 +22,7 @@ import openllm
 from openllm.types import LocalModel
 from tests.e2e.server_process import COMMAND, ServerProcess, serving
 from tests.hub_server import HubServer
+from tests.processes import alive_after
 
 GGUF = (Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf").read_bytes()
 Scripted = Callable[..., LocalModel]
@@ -232,8 +233,7 @@ def test_a_stop_during_a_reload_leaves_nothing(scripted: Scripted, tmp_path: Pat
         children = psutil.Process(each.server.process.pid).children(recursive=True)
         each.server.process.terminate()
         assert each.server.process.wait(10) == 0
-        _, alive = psutil.wait_procs(children, timeout=2)
-    assert not alive
+        assert not alive_after(children, 2)
 
 
 def test_a_file_that_gives_nothing_holds_nobody_up(scripted: Scripted, tmp_path: Path) -> None:
@@ -269,8 +269,7 @@ def test_a_closed_terminal_ends_the_server(scripted: Scripted, tmp_path: Path) -
         children = psutil.Process(process.pid).children(recursive=True)
         os.close(master)
         assert process.wait(10) == 0
-        _, alive = psutil.wait_procs(children, timeout=2)
-        assert not alive
+        assert not alive_after(children, 2)
     finally:
         process.kill()
         process.communicate()

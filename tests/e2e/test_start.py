@@ -21,6 +21,7 @@ from openai import OpenAI
 import openllm
 from openllm.types import LocalModel
 from tests.e2e.server_process import ServerProcess, run, serving
+from tests.processes import alive_after
 
 Scripted = Callable[..., LocalModel]
 ROOT = Path(__file__).parents[2]
@@ -92,8 +93,7 @@ def test_sigterm_ends_server_and_runner(scripted: Scripted) -> None:
         assert children
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(10) == 0
-        _, alive = psutil.wait_procs(children, timeout=2)
-    assert not alive
+        assert not alive_after(children, 2)
 
 
 def test_a_stream_that_outlives_the_grace_ends_with_an_error(scripted: Scripted) -> None:
@@ -139,8 +139,7 @@ def test_a_killed_server_leaves_no_runner(scripted: Scripted) -> None:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children
         server.process.kill()
-        _, alive = psutil.wait_procs(children, timeout=2)
-    assert not alive
+        assert not alive_after(children, 2)
 
 
 @pytest.mark.reliability("F-14")

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from openllm.errors import EngineCrashedError, EngineUnavailableError
+from tests.processes import alive_after
 from tests.vllm.serving import FOLDER, ask, engine_processes, started, vllm
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
@@ -96,8 +96,7 @@ async def test_vllm_dies_with_the_program_that_loaded_it(program: subprocess.Pop
     assert [program.stdout.readline() for _ in range(2)] == ["main\n", "ready\n"]
     (engine,) = engine_processes(program.pid)
     program.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs([engine], timeout=2.0)
-    assert alive == []
+    assert alive_after([engine], 2.0) == []
 
 
 @pytest.mark.reliability("F-12")
@@ -110,5 +109,4 @@ async def test_vllm_dies_with_a_program_that_is_still_loading(
         await asyncio.sleep(0.05)
     await asyncio.sleep(1.0)
     program.send_signal(signal.SIGKILL)
-    _, alive = psutil.wait_procs(found, timeout=2.0)
-    assert alive == []
+    assert alive_after(found, 2.0) == []

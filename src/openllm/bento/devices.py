@@ -9,6 +9,7 @@ import json
 import logging
 import subprocess
 import sys
+from functools import cache
 
 from openllm.config.model import LoadOptions
 from openllm.errors import ConfigurationError
@@ -61,20 +62,25 @@ def _check_llamacpp(device: str) -> None:
         )
 
 
-def _seen_by_llamacpp() -> list[str] | None:
+def _seen_by_llamacpp() -> tuple[str, ...] | None:
     """Return the names of the GPUs that the installed llama.cpp sees; None if it does not say."""
     try:
-        done = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", _CODE],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_SECONDS,
-            check=True,
-        )
-        return [str(name) for name in json.loads(done.stdout.splitlines()[-1])]
+        return _asked_llamacpp()
     except (OSError, subprocess.SubprocessError, ValueError, IndexError) as error:
         logger.info("llama.cpp does not say which cards it sees: %s", error)
         return None
+
+
+@cache
+def _asked_llamacpp() -> tuple[str, ...]:
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", _CODE],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=_SECONDS,
+        check=True,
+    )
+    return tuple(str(name) for name in json.loads(done.stdout.splitlines()[-1]))
 
 
 def _number(device: str) -> int:

@@ -158,8 +158,6 @@ class _Launch:
             self._server = _server(_uvicorn(app, settings, tls), self._signals, self._hung_up)
             apply = front.apply
         self._reload = Reload(configuration, read, fleet, apply, on_progress)
-        if early.hung_up:
-            self._reload.ask()
 
     def run(self) -> int:
         self._server.run(sockets=[self._socket])
@@ -176,6 +174,8 @@ class _Launch:
             gc.collect()
             gc.freeze()  # What start-up made stays; collections need not look at it again.
             _announce(self._ready_line(names))
+            if self._early.hung_up:
+                self._reload.ask()
             await self._reload.run()
         else:
             self._server.should_exit = True

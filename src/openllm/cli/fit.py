@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from openllm.cli.once import OnceCommand
 from openllm.cli.options import field_flags, flags_of, given
 from openllm.config.download import DownloadOptions
 
@@ -34,7 +35,7 @@ class _Row(NamedTuple):
     lacks: str
 
 
-@click.command("fit")
+@click.command("fit", cls=OnceCommand)
 @click.argument("name", metavar="MODEL")
 @field_flags(
     "context_length",

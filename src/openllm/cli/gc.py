@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import refusal, setting_flag, store_flag
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def _bytes(ctx: click.Context, param: click.Parameter, value: str | None) -> int
         raise refusal(ctx, param, str(value), error) from None
 
 
-@click.command("gc")
+@click.command("gc", cls=OnceCommand)
 @setting_flag(
     "store_quota",
     callback=_bytes,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import store_flag
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _TITLES = ("TAG", "FORMAT", "SIZE", "USED", "SOURCE")
 
 
-@click.command("list")
+@click.command("list", cls=OnceCommand)
 @click.option("--json", "json", is_flag=True, help="Write JSON; sizes are bytes.")
 @store_flag
 def list_models(json: bool) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import click
 
+from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import store_flag
 from openllm.cli.store_table import one_line_errors
 from openllm.errors import ConfigurationError
@@ -26,7 +27,7 @@ _NARROW = 40
 Row = dict[str, object]
 
 
-@click.command()
+@click.command(cls=OnceCommand)
 @click.argument("family", required=False)
 @click.option("--family", "chosen", metavar="NAME", help="Show this family only.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, as it is when piped.")

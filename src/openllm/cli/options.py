@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +10,7 @@ import click
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from openllm.cli.once import OnceCommand
 from openllm.config.fields import (
     FIELDS,
     SECTIONS,
@@ -45,16 +45,8 @@ class SettingOption(click.Option):
         return f"{' / '.join(own)} {self.metavar or ''}".rstrip(), record[1]
 
 
-class SettingsCommand(click.Command):
-    """A command whose help has its flags by section, and that takes each but once."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        _, _, order = self.make_parser(ctx).parse_args(args=list(args))
-        rest = super().parse_args(ctx, args)
-        for option, times in Counter(filter(_is_option, order)).items():
-            if times > 1 and not getattr(option, "multiple", False):
-                raise click.UsageError(f"{option.opts[0]} is given twice; leave one out", ctx)
-        return rest
+class SettingsCommand(OnceCommand):
+    """A command whose help has its flags by section."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}

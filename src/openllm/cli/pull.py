@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openllm.cli import INTERRUPTED
+from openllm.cli.once import OnceCommand
 from openllm.cli.options import field_flags, flags_of, given
 from openllm.config.download import DownloadOptions
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _INTERRUPTED = "Interrupted: what has been downloaded is kept; the same command goes on from there."
 
 
-@click.command("pull")
+@click.command("pull", cls=OnceCommand)
 @click.argument("names", nargs=-1, required=True, metavar="MODEL...")
 @field_flags("backend")
 @flags_of((DownloadOptions,))
@@ -89,11 +90,11 @@ def _look_up(entries: Sequence[Entry]) -> None:
     A wrong name then costs no download of another model.
     """
     from openllm.bento.ahead import doubts
-    from openllm.models.locate import find_local
+    from openllm.llm.model_files import model_here
     from openllm.models.ref import parse_ref
 
-    missing = [entry for entry in entries if find_local(parse_ref(entry.text)) is None]
-    for entry in missing:
+    here = [model_here(parse_ref(entry.text), entry.config.load) for entry in entries]
+    for entry in (entry for entry, model in zip(entries, here, strict=True) if model is None):
         for doubt in doubts(entry):
             click.echo(f"Warning: {doubt}", err=True)
 

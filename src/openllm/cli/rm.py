@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import store_flag
 
 if TYPE_CHECKING:
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from openllm.models.store import DamagedModel, StoredModel
 
 
-@click.command("rm")
+@click.command("rm", cls=OnceCommand)
 @click.argument("tags", nargs=-1, required=True, metavar="MODEL...")
 @click.option("-y", "--yes", is_flag=True, help="Remove without asking, on a terminal too.")
 @store_flag

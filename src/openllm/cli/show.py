@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import store_flag
 
 if TYPE_CHECKING:
     from openllm.models.store import StoredModel
 
 
-@click.command("show")
+@click.command("show", cls=OnceCommand)
 @click.argument("tag", metavar="MODEL")
 @click.option("--json", "json", is_flag=True, help="Write JSON; sizes are bytes.")
 @store_flag

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import store_flag
 
 if TYPE_CHECKING:
     from openllm.models.store import DamagedModel, StoredModel
 
 
-@click.command("verify")
+@click.command("verify", cls=OnceCommand)
 @click.argument("tags", nargs=-1, metavar="[MODEL...]")
 @store_flag
 def verify(tags: tuple[str, ...]) -> None:

@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from openllm.config.model import LoadOptions
 from openllm.errors import EngineNotInstalledError, ModelNotFoundError
 from openllm.llm.choice import choose_by_facts, choose_engine
+from openllm.llm.model_files import model_here
 from openllm.models.hub import NO_WEIGHTS, RemoteFile, RemoteModel, offered, wanted
-from openllm.models.locate import expand, find_local
+from openllm.models.locate import expand
 from openllm.models.ref import ModelRef
 from openllm.models.transfer_http import Session
 from openllm.models.transfer_stop import stoppable
@@ -48,7 +49,7 @@ def engine_ahead(ref: ModelRef, load: LoadOptions, download: DownloadOptions) ->
             the same repository needs no other package.
         OpenLLMError: There is no such repository, or its server fails.
     """
-    model = find_local(ref)
+    model = model_here(ref, load)
     if model is not None:
         return choose_engine(model, load).name
     meant = expand(ref)

@@ -19,7 +19,7 @@ from openllm.models.locate import defaults_of, expand, find_local, from_store
 from openllm.models.pull_pins import check_pin
 from openllm.models.ref import ModelRef, bad_name, is_model_name, parse_ref
 from openllm.models.registry import REGISTRY, Registry
-from openllm.models.store import StoredModel, add, find_tag, quick_check, touch
+from openllm.models.store import StoredModel, add, find_tag, touch
 from openllm.models.tags import framework_name, stored_name
 from openllm.types import LocalModel, ModelFormat
 
@@ -72,7 +72,6 @@ def local_model(
         framework = partial(framework_of, meant.served_name, load, installed=installed)
         found = _pulled(meant, options, framework, on_progress, cancelled)
     elif found.tag and (model := find_tag(found.tag)):
-        quick_check(model)
         touch(model)
     return for_engine(found, engine_name(backend)) if backend else found
 

@@ -109,14 +109,20 @@ def keep_here(
     return keep(*filter(None, _parts_here(ref, load, model)))
 
 
+def model_here(ref: ModelRef, load: LoadOptions) -> LocalModel | None:
+    """Return what is on this machine of a model as it will be loaded, None if it is not here."""
+    model = find_local(ref)
+    if model is None and load.load_format == "dummy":
+        return _settings_here(expand(ref))
+    return model
+
+
 def _parts_here(
     ref: ModelRef, load: LoadOptions, model: LocalModel | None
 ) -> tuple[LocalModel | None, ...]:
     """Return the model, and the tokenizer if it is another's; None for what is not here."""
-    model = model or find_local(ref)
+    model = model or model_here(ref, load)
     tokenizer_ref = None if _has_its_own(model) else _tokenizer_ref(ref, load)
-    if model is None and load.load_format == "dummy":
-        model = _settings_here(expand(ref))
     return (model,) if tokenizer_ref is None else (model, _tokenizer_here(tokenizer_ref))
 
 

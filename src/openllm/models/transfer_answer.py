@@ -79,10 +79,14 @@ def redirected(reply: httpx2.Response, url: str, what: str) -> str:
     except ValueError:
         target = ""
     if not is_web_address(target):
-        raise ModelFetchError(f"{what} is redirected to something that is no web address")
+        raise no_address(what)
     if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http":
         raise ModelFetchError(f"{what} is redirected from https to http; that is refused")
     return target
+
+
+def no_address(what: str) -> ModelFetchError:
+    return ModelFetchError(f"{what} is redirected to something that is no web address")
 
 
 def origin_of(url: str) -> tuple[str, str, int]:

@@ -24,6 +24,7 @@ from openllm.errors import ModelFetchError, ModelNotFoundError
 from openllm.models.transfer_answer import (
     check_part,
     check_status,
+    no_address,
     origin_of,
     redirected,
     shown_address,
@@ -125,6 +126,8 @@ class Session:
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             raise self._unreachable(url, error) from error
         except (httpx2.TransportError, OSError) as error:
+            if "in location header" in str(error):  # httpx2 2.14 reads what it does not follow.
+                raise no_address(shown_address(url)) from None
             raise TransientError(f"{shown_address(url)}: {_reason(error)}") from error
         except (httpx2.InvalidURL, UnicodeError):
             raise ModelFetchError(f"{shown_address(url)} is no web address") from None

@@ -73,15 +73,16 @@ def retried(
     Raises:
         ModelFetchError: It failed too often; the last reason is in the message.
     """
-    failures = 0
-    began = monotonic()
+    failures, began = 0, 0.0
     while True:
         try:
             return attempt()
         except TransientError as error:  # noqa: PERF203 - a request costs more
             failures = 0 if brought and brought() else failures + 1
             wait = _wait(failures, error.wait)
-            late = monotonic() + wait - began > UNKNOWN_SECONDS
+            if failures <= 1:
+                began = monotonic()
+            late = failures > 1 and monotonic() + wait - began > UNKNOWN_SECONDS
             if failures > options.download_retries or (late and _is_hopeless(error, options)):
                 raise _given_up(error, failures, kept=brought is not None) from error
             if isinstance(error, UnreachableError) and failures == 1:
@@ -97,7 +98,8 @@ def _is_hopeless(error: TransientError, options: DownloadOptions) -> bool:
 def _given_up(error: TransientError, failures: int, *, kept: bool) -> ModelFetchError:
     attempts = "1 attempt" if failures == 1 else f"{failures} attempts"
     if isinstance(error, UnreachableError) and not error.known:
-        return ModelFetchError(f"{error}; given up after {attempts}: {error.hint}")
+        rest = ". What has arrived is kept" if kept else ""
+        return ModelFetchError(f"{error}; given up after {attempts}: {error.hint}{rest}")
     if not kept:
         return ModelFetchError(f"{error}; given up after {attempts}, try again later")
     return ModelFetchError(

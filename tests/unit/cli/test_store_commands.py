@@ -346,3 +346,12 @@ def test_the_commands_start_fast_and_load_nothing_heavy(arguments: list[str]) ->
         took.append(perf_counter() - began)
         assert done.stderr == "set()\n"
     assert min(took) < 0.3 or arguments[0] == "rm"
+
+
+@pytest.mark.parametrize("command", ["gc", "list", "pull", "fit", "rm", "show", "verify"])
+def test_a_flag_given_twice_is_refused(command: str) -> None:
+    arguments = [] if command in ("gc", "list") else ["org/x"]
+    twice = ("--models-dir", "a", "--models-dir", "a")
+    done = CliRunner().invoke(main, [command, *arguments, *twice])
+    assert done.exit_code == 2
+    assert "--models-dir is given twice; leave one out" in done.stderr

@@ -87,7 +87,7 @@ def test_retries_that_are_asked_for_are_made(
     monkeypatch.setattr(transfer_retry, "_FIRST_WAIT", 0.001)
     endpoint = f"http://{nobody}"
     assert "after 4 attempts" in failure("org/tiny", hub_endpoint=endpoint, download_retries=3)
-    assert "after 1 attempt:" in failure("org/tiny", hub_endpoint=endpoint)
+    assert "after 2 attempts:" in failure("org/tiny", hub_endpoint=endpoint)
 
 
 @pytest.mark.reliability("F-08")
@@ -101,7 +101,22 @@ def test_a_server_that_was_there_is_waited_for(
     message = failure("org/next", hub_endpoint=hub.url)
     assert "given up after 11 attempts, try again later" in message
     monkeypatch.setattr(transfer_http, "_answered", set())
-    assert "given up after 1 attempt:" in failure("org/next", hub_endpoint=hub.url)
+    assert "given up after 2 attempts:" in failure("org/next", hub_endpoint=hub.url)
+
+
+def test_what_was_done_before_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer_retry, "UNKNOWN_SECONDS", 100.0)
+    monkeypatch.setattr(transfer_retry, "_FIRST_WAIT", 0.001)
+    now = iter((1000.0, 1050.0, 1101.0))  # An hour after the work began.
+    monkeypatch.setattr(transfer_retry, "monotonic", lambda: next(now))
+
+    def attempt() -> None:
+        raise transfer_retry.UnreachableError("cdn", "refused", "look at it", known=False)
+
+    with pytest.raises(ModelFetchError, match=r"after 3 attempts: look at it\. What has arrived"):
+        transfer_retry.retried(
+            attempt, DownloadOptions(), pause=lambda _: None, brought=lambda: False
+        )
 
 
 def test_what_has_arrived_is_kept_where_something_can_have(hub: HubServer) -> None:
