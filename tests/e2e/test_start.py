@@ -338,6 +338,13 @@ def test_the_pre_prompt_is_read_when_the_model_is_loaded() -> None:
     assert usage["prompt_tokens_details"]["cached_tokens"] > usage["prompt_tokens"] / 2
 
 
+@pytest.mark.spec("S0-26")
+def test_a_pre_prompt_that_is_too_long_is_named() -> None:
+    done = run("start", "--prompt", "word " * 2000)
+    assert done.returncode == 2
+    assert re.search(r"text of --prompt the prompt has \d+ tokens; .* 'demo'", done.stderr)
+
+
 @pytest.mark.spec("S0-13")
 def test_tls(scripted: Scripted, tmp_path: Path) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"

@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from openllm.config.model import ModelConfig
 from openllm.engines import create_engine
 from openllm.engines.base import Engine
-from openllm.errors import UnsupportedError
+from openllm.errors import ConfigurationError, InvalidRequestError, UnsupportedError
 from openllm.llm.choice import choose_engine
 from openllm.llm.preprompt import preprompt_text, with_preprompt
 from openllm.llm.templates import TextRules, text_rules
@@ -79,7 +79,7 @@ class ChatEngine:
         """Load the model; read the pre-prompt once so that its prefix is already cached.
 
         Raises:
-            ConfigurationError: The chat template does not compile.
+            ConfigurationError: The chat template does not compile, or the pre-prompt is too long.
             EngineStartError: The engine cannot load the model.
         """
         await asyncio.to_thread(self._keep_files)
@@ -208,9 +208,14 @@ class ChatEngine:
         params = SamplingParams(max_tokens=1, temperature=0.0)
         messages = (Message(role="user", content="."),) if self._rules.template else ()
         request = GenerateRequest(request_id="warm-up", params=params, messages=messages)
-        async with aclosing(self.generate(request)) as chunks:
-            async for _ in chunks:
-                pass
+        try:
+            async with aclosing(self.generate(request)) as chunks:
+                async for _ in chunks:
+                    pass
+        except InvalidRequestError as error:
+            raise ConfigurationError(
+                f"with the text of --prompt {error.message}", param="prompt"
+            ) from None
 
 
 def _text(prompt: Prompt) -> str:
