@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openllm.cli import INTERRUPTED
-from openllm.cli.once import OnceCommand
 from openllm.errors import ConfigurationError, OpenLLMError
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ def _limits(
     return limits
 
 
-@click.command("bench", cls=OnceCommand, short_help="Measure any OpenAI-compatible server.")
+@click.command("bench", short_help="Measure any OpenAI-compatible server.")
 @click.argument("url", required=False, metavar="[URL]")
 @click.option("--url", "url_option", metavar="URL", help="The same, as other commands take it.")
 @click.option("--model", default="", help="Model to ask for  [default: the first listed]")

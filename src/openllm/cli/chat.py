@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openllm.cli import INTERRUPTED
-from openllm.cli.once import OnceCommand
 from openllm.cli.remote import connect, explain, remote_options, sampling_options
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from openllm.cli.line_input import LineInput
 
 
-@click.command("chat", cls=OnceCommand)
+@click.command("chat")
 @remote_options
 @click.option("--system", default="", metavar="TEXT", help="Instruction for the model.")
 @click.option("--stats", is_flag=True, help="Show the speed of each reply.")

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import click
 
-from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import store_flag
 
 if TYPE_CHECKING:
@@ -22,7 +21,7 @@ _COLOURS = {"ok": "green", "off": "bright_black", "warn": "yellow", "fail": "red
 _INDENT = " " * 8
 
 
-@click.command("doctor", cls=OnceCommand)
+@click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 @store_flag
 def doctor(as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Commands that take each of their flags but once."""
+"""Commands whose flags are settings: each is given but once."""
 
 from __future__ import annotations
 

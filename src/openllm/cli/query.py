@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openllm.cli import INTERRUPTED
-from openllm.cli.once import OnceCommand
 from openllm.cli.remote import connect, explain, remote_options, sampling_options, write_reply
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
     from open_llm_client.protocol import SamplingOptions
 
 
-@click.command("query", cls=OnceCommand)
+@click.command("query")
 @click.argument("question", nargs=-1)
 @remote_options
 @click.option("--no-stream", is_flag=True, help="Write the answer when it is whole.")
