@@ -20,12 +20,16 @@ from tests.unit.models.gguf_bytes import wide_model
 GGUF = (Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf").read_bytes()
 
 
+@pytest.fixture(autouse=True)
+def empty_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
+
+
 @pytest.mark.spec("S0-08", "S0-09")
 def test_the_second_start_makes_no_network_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
     with HubServer({"org/tiny": {"demo-q8_0.gguf": GGUF}}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         for _ in range(2):
@@ -49,11 +53,7 @@ def test_the_second_start_makes_no_network_call(
 
 @pytest.mark.spec("S0-08", "S0-09")
 @pytest.mark.reliability("F-08")
-def test_killed_twice_and_cut_off_it_serves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
+def test_killed_twice_and_cut_off_it_serves(monkeypatch: pytest.MonkeyPatch) -> None:
     with HubServer({"org/tiny": {"demo-q8_0.gguf": GGUF}}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         hub.faults.rate = len(GGUF) // 4
@@ -84,11 +84,7 @@ def kill_once(reached: Callable[[], bool]) -> None:
 
 
 @pytest.mark.reliability("F-08")
-def test_sigterm_ends_a_download_and_keeps_what_came(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
+def test_sigterm_ends_a_download_and_keeps_what_came(monkeypatch: pytest.MonkeyPatch) -> None:
     with HubServer({"org/tiny": {"demo-q8_0.gguf": GGUF}}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         hub.faults.rate = len(GGUF) // 4
@@ -109,10 +105,8 @@ def test_sigterm_ends_a_download_and_keeps_what_came(
 
 
 def test_sighup_in_a_download_is_done_when_the_models_are_ready(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
     with HubServer({"org/tiny": {"demo-q8_0.gguf": GGUF}}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
         hub.faults.rate = len(GGUF) // 2
@@ -149,10 +143,8 @@ def downloading(hub: HubServer, *flags: str) -> Iterator[subprocess.Popen[str]]:
 
 @pytest.mark.spec("S3-01")
 def test_a_model_that_the_memory_cannot_hold_is_not_downloaded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
     large = wide_model(64 << 20)
     with HubServer({"org/large": {"large-q8_0.gguf": large}}) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)

@@ -101,13 +101,18 @@ async def test_who_waits_is_refused_when_the_last_restart_fails(
     await served.close()
 
 
-@pytest.mark.reliability("F-07")
-async def test_a_served_model_stays_in_the_store(
-    runners: type[FakeRunner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> LocalModel:
+    """A model of the store."""
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
     stored = added()
-    local = LocalModel(name="demo", path=stored.folder, format="safetensors", tag=stored.tag)
+    return LocalModel(name="demo", path=stored.folder, format="safetensors", tag=stored.tag)
+
+
+@pytest.mark.reliability("F-07")
+async def test_a_served_model_stays_in_the_store(
+    runners: type[FakeRunner], local: LocalModel
+) -> None:
     served = ServedModel(local, ModelConfig(), 8)
     await served.start()
     await asyncio.sleep(0.01)
@@ -115,18 +120,15 @@ async def test_a_served_model_stays_in_the_store(
     assert store.collect(quota=0).models == ()
     await until(lambda: len(runners.made) == 2)
     await served.close()
-    assert [each.tag for each in store.collect(quota=0).models] == [stored.tag]
+    assert [each.tag for each in store.collect(quota=0).models] == [local.tag]
 
 
 async def test_a_model_that_cannot_load_may_be_removed(
-    runners: type[FakeRunner], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runners: type[FakeRunner], local: LocalModel
 ) -> None:
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
-    stored = added()
-    local = LocalModel(name="demo", path=stored.folder, format="safetensors", tag=stored.tag)
     runners.loads = False
     served = ServedModel(local, ModelConfig(), 8)
     with pytest.raises(EngineStartError):
         await served.start()
-    assert [each.tag for each in store.collect(quota=0).models] == [stored.tag]
+    assert [each.tag for each in store.collect(quota=0).models] == [local.tag]
     await served.close()

@@ -20,7 +20,6 @@ from openllm.config.effective import Configuration, Entry, Setting
 from openllm.config.explain import together
 from openllm.engines import engine_name
 from openllm.errors import ConfigurationError, OpenLLMError
-from openllm.llm.choice import choose_engine
 from openllm.llm.model_files import fetch_files, find_files, keep, keep_here
 from openllm.llm.preprompt import is_like_a_file, preprompt_text
 from openllm.models.ref import parse_ref
@@ -88,8 +87,7 @@ def _missing(entries: Sequence[Entry], mistakes: _Mistakes) -> tuple[Entry, ...]
                 if backend := entry.config.load.backend:
                     engines[entry.name] = engine_name(backend)
             else:
-                check_models([found], entry.config)
-                engines[entry.name] = choose_engine(found, entry.config.load).name
+                [engines[entry.name]] = check_models([found], entry.config)
     mistakes.add(options_lacking(entries, engines))
     return tuple(missing)
 

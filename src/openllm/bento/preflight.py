@@ -15,7 +15,6 @@ from openllm.config.model import LoadOptions, ModelConfig
 from openllm.engines.scripted_rules import read_script
 from openllm.errors import OutOfMemoryError
 from openllm.llm.choice import choose_by_facts, choose_engine
-from openllm.llm.preprompt import preprompt_text
 from openllm.machine import free_cards, free_memory
 from openllm.models.facts import ModelFacts, facts_of
 from openllm.models.facts_ahead import facts_ahead
@@ -35,17 +34,18 @@ Cards = Sequence[int] | None
 """Free bytes of each card; None where there are some of which that is not known."""
 
 
-def check_models(models: Sequence[LocalModel], config: ModelConfig) -> None:
-    """Check the files of every model, its engine and device, and the pre-prompt.
+def check_models(models: Sequence[LocalModel], config: ModelConfig) -> list[str]:
+    """Check the files of every model, its engine and device; returns the engines.
 
     Raises:
         ConfigurationError: A file or a setting is wrong.
         EngineNotInstalledError: A model needs a package that is missing.
     """
     check_own_files(models, config)
-    for model in models:
-        check_device(choose_engine(model, config.load).name, config.load)
-    preprompt_text(config.defaults.prompt)
+    engines = [choose_engine(model, config.load).name for model in models]
+    for engine in engines:
+        check_device(engine, config.load)
+    return engines
 
 
 def check_own_files(models: Sequence[LocalModel], config: ModelConfig) -> None:

@@ -58,7 +58,7 @@ def engine_ahead(ref: ModelRef, load: LoadOptions, download: DownloadOptions) ->
     if load.load_format == "dummy":
         meant = replace(meant, file=NO_WEIGHTS)
     remote, files = offered(meant, download)
-    if any(_is_gguf(file) for file in files):
+    if any(file.is_gguf for file in files):
         return choose_by_facts(meant.served_name, "gguf", "", load).name
     architecture = _architecture(remote, files, download)
     try:
@@ -66,10 +66,6 @@ def engine_ahead(ref: ModelRef, load: LoadOptions, download: DownloadOptions) ->
     except EngineNotInstalledError as error:
         error.message += "" if load.backend else _instead(meant, remote)
         raise
-
-
-def _is_gguf(file: RemoteFile) -> bool:
-    return file.name.lower().endswith(".gguf")
 
 
 def _architecture(
@@ -90,7 +86,7 @@ def _architecture(
 
 def _instead(meant: ModelRef, remote: RemoteModel) -> str:
     """Return the rest of a message that says which GGUF file of the repository runs at once."""
-    ggufs = [file for file in remote.files if _is_gguf(file) and "mmproj" not in file.name.lower()]
+    ggufs = [file for file in remote.files if file.is_gguf and "mmproj" not in file.name.lower()]
     if meant.file == NO_WEIGHTS or not ggufs:
         return ""
     chosen = min(ggufs, key=lambda file: ("q4_k_m" not in file.name.lower(), file.size)).name

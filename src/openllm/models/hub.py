@@ -63,6 +63,10 @@ class RemoteFile(msgspec.Struct, frozen=True):
     blob: str = ""
     etag: str = ""
 
+    @property
+    def is_gguf(self) -> bool:
+        return self.name.lower().endswith(".gguf")
+
 
 class RemoteModel(msgspec.Struct, frozen=True):
     """A model that can be downloaded: where it is from, its commit ("" for a URL), its files."""
@@ -149,7 +153,7 @@ def wanted(remote: RemoteModel, file: str = "") -> tuple[RemoteFile, ...]:
         ModelNotFoundError: There is no such file; those there are, are named.
         ModelFileError: The model has no weights that may be loaded, or several to choose from.
     """
-    ggufs = [one for one in remote.files if one.name.lower().endswith(".gguf")]
+    ggufs = [one for one in remote.files if one.is_gguf]
     if file == NO_WEIGHTS:
         return _beside_weights(remote)
     if file:

@@ -34,8 +34,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def format(self) -> ModelFormat:
-        gguf = any(one.name.lower().endswith(".gguf") for one in self.files)
-        return "gguf" if gguf else "safetensors"
+        return "gguf" if any(one.is_gguf for one in self.files) else "safetensors"
 
     @property
     def known(self) -> int:

@@ -10,7 +10,7 @@ import pytest
 
 from openllm.bento import preflight
 from openllm.bento.preflight import check_memory, check_models
-from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
+from openllm.config.model import LoadOptions, ModelConfig
 from openllm.errors import ConfigurationError, ModelFileError, OutOfMemoryError
 from openllm.sizes import size_text
 from openllm.types import LocalModel
@@ -50,14 +50,6 @@ def test_an_unknown_backend_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="abacus") as raised:
         check_models([script(tmp_path, {})], config)
     assert raised.value.param == "backend"
-
-
-def test_a_prompt_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "latin1.txt"
-    path.write_bytes("Grüße".encode("latin-1"))
-    config = ModelConfig(defaults=RequestDefaults(prompt=str(path)))
-    with pytest.raises(ConfigurationError, match=r"latin1\.txt"):
-        check_models([script(tmp_path, {})], config)
 
 
 MIB = 1 << 20

@@ -75,3 +75,10 @@ def test_of_a_model_that_is_not_here_it_is_told_before_the_download(here: Path) 
     (here / "a.yaml").write_text("models:\n  name: {model: org/name, prompt: ./missing.txt}\n")
     with pytest.raises(ConfigurationError, match=r"line 2: models\.name\.prompt: there is no"):
         check(read_configuration(None, {}, {}, file="a.yaml"))
+
+
+def test_a_file_that_is_no_text_is_refused(here: Path) -> None:
+    path = here / "latin1.txt"
+    path.write_bytes("Grüße".encode("latin-1"))
+    with pytest.raises(ConfigurationError, match=r"latin1\.txt"):
+        check(read_configuration("demo", {"prompt": str(path)}, {}))
