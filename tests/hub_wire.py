@@ -214,11 +214,11 @@ class Handler(BaseHTTPRequestHandler):
             limit = min((each for each in limits if each is not None), default=None)
             if limit is not None:
                 step = piece[: max(limit - sent, 0)]
-            self.wfile.write(step)
             sent += len(step)
-            if counted:
+            if counted:  # Before the client has it: it may read the count, or reset it, at once.
                 with hub.lock:
                     hub.body_bytes += len(step)
+            self.wfile.write(step)
             if limit is not None and sent >= limit:
                 self._break_off()
                 return
