@@ -10,6 +10,7 @@ from openllm.models.registry import Registry
 MARKOV = EngineKind(
     "openllm_markov.engine:MarkovEngine",
     formats=("other",),
+    install="openllm-markov",
     options=("context_length", "max_concurrency"),  # What else a user sets for it is refused.
 )
 

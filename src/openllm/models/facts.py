@@ -21,6 +21,7 @@ from openllm.models.facts_config import Shape, shape_of_config
 from openllm.models.facts_gguf import GgufShape, gguf_shape
 from openllm.models.folder import CONFIG, model_facts
 from openllm.models.folder_files import FolderFiles
+from openllm.models.folder_layers import check_layers
 from openllm.models.folder_weights import read_weights
 from openllm.models.gguf_parts import part_paths
 from openllm.models.gguf_window import Window, open_window
@@ -68,10 +69,6 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
             size * width // _WIDTHS[name] if name in _WIDTHS else size
             for name, size in self.weights.items()
         )
-
-    def kv_bytes_per_token(self, width: int) -> int:
-        """Return what a token adds to the KV cache while no window is full, in bytes."""
-        return width * sum(cache.layers * cache.numbers for cache in self.shape.caches)
 
 
 def facts_of(model: LocalModel) -> ModelFacts | None:
@@ -149,6 +146,7 @@ def _of_files(files: FolderFiles) -> ModelFacts:
         files.fail(CONFIG, "does not exist, so this is no model; choose another repository")
     said: dict[str, Any] = model_facts(files, config)
     weights = read_weights(files)
+    check_layers(files, config, weights)
     return ModelFacts(
         format="safetensors",
         architecture=said["architecture"],

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import logging
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from openllm.config.download import DownloadOptions
 from openllm.errors import ModelFetchError, ModelFileError
 from openllm.models.facts import ModelFacts, facts_of_remote
-from openllm.models.ref import ModelRef
+from openllm.models.ref import ModelRef, shown_source
 
 if TYPE_CHECKING:
     from openllm.models.pull_plan import Plan
@@ -37,7 +38,7 @@ def facts_ahead(ref: ModelRef, options: DownloadOptions) -> ModelFacts | None:
             the one asked for.
         ModelFetchError: The server cannot be reached, refuses, or answers nonsense.
     """
-    from openllm.models.hub import offered
+    from openllm.models.offers import offered
     from openllm.models.pull_pins import pinned
     from openllm.models.pull_plan import Plan
 
@@ -50,29 +51,29 @@ def facts_ahead(ref: ModelRef, options: DownloadOptions) -> ModelFacts | None:
     try:
         return _begun(plan)
     except (ModelFetchError, OSError) as error:
-        logger.info("%s: its memory is checked after the download (%s)", ref, error)
+        logger.info(
+            "%s: its memory is checked after the download (%s)", shown_source(str(ref)), error
+        )
         return None
 
 
 def _begun(plan: Plan) -> ModelFacts | None:
     """Return the facts, with what is fetched for them in the folder of the download."""
-    from filelock import FileLock, Timeout
-
     from openllm.models import store
     from openllm.models.pull_cache import link_cached
     from openllm.models.pull_room import Room
 
     folder = plan.folder
-    try:
-        with FileLock(store.lock_of(folder), timeout=0):
-            if plan.stored() is not None:  # By a process that has just ended.
-                return None
-            link_cached(plan, folder)
-            Room(plan, folder).check_disk(plan.total)
-            try:
-                return facts_of_remote(plan.remote, plan.files, plan.options, folder=folder)
-            except ModelFileError:
-                # What was on the disk may be damaged, which the download finds: asked again.
-                return facts_of_remote(plan.remote, plan.files, plan.options)
-    except Timeout:
+    lead = store.lead(store.lock_of(folder))
+    if lead is None:
         return None
+    with closing(lead):
+        if plan.stored() is not None:  # By a process that has just ended.
+            return None
+        link_cached(plan, folder)
+        Room(plan, folder).check_disk(plan.total)
+        try:
+            return facts_of_remote(plan.remote, plan.files, plan.options, folder=folder)
+        except ModelFileError:
+            # What was on the disk may be damaged, which the download finds: asked again.
+            return facts_of_remote(plan.remote, plan.files, plan.options)

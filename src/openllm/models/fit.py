@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from msgspec import Struct
 
-from openllm.config.model import LoadOptions
+from openllm.config.model import CONCURRENCY, FREE_SHARE, LoadOptions, shown_device
 from openllm.errors import ConfigurationError
 from openllm.models.facts import ModelFacts
 from openllm.models.facts_config import Cache
@@ -29,6 +29,7 @@ SERVER_BYTES = 100 * MIB
 Place = Literal["cpu", "gpu"]
 
 _BATCH = 512  # Tokens of a prompt that are read at once.
+_CELLS, _LEAST_CELLS = 256, 4096  # llama.cpp's own choice of a context: in steps, and at least.
 _WIDTHS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
 
 
@@ -87,14 +88,14 @@ class _Engine(NamedTuple):
 #   which 440 MiB are in use with a model of 9 MB. Blocks are of 128 tokens on a CPU and two are
 #   spare; the share is vllm_memory's.
 _ON_CPU = {
-    "llamacpp": _Engine(64 * MIB, sequences=8),
+    "llamacpp": _Engine(64 * MIB, sequences=CONCURRENCY["llamacpp"]),
     "torch": _Engine(470 * MIB, columns=2, share=0.6),
     "vllm": _Engine(1024 * MIB, spare=2 * 128, share=0.5),
 }
 # On a card, not measured: CUDA's own context and workspaces, and for vLLM the largest step that it
 # runs on trial and the graphs; it may fill nine tenths of the card.
 _ON_GPU = {
-    "llamacpp": _Engine(512 * MIB, sequences=8),
+    "llamacpp": _Engine(512 * MIB, sequences=CONCURRENCY["llamacpp"]),
     "torch": _Engine(768 * MIB, columns=2, share=0.6),
     "vllm": _Engine(2048 * MIB, spare=2 * 16, share=0.9),
 }
@@ -113,10 +114,11 @@ def need(facts: ModelFacts, use: Use) -> Need:
     width = _width(facts, use)
     cache = _cache_bytes(facts, use, engine, 2 if use.engine == "llamacpp" else width)
     unused = int(cache * (1 / engine.share - 1))
+    mask = 2 * _BATCH * use.context if use.engine == "llamacpp" else 0
     return Need(
         weights=facts.loaded_bytes(width),
         cache=cache,
-        overhead=engine.process + unused + _computing(facts),
+        overhead=engine.process + unused + mask + _computing(facts),
     )
 
 
@@ -136,6 +138,19 @@ def largest_context(facts: ModelFacts, use: Use, free: int) -> int:
         fits = need(facts, use._replace(context=middle)).total <= free
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
+
+
+def chosen_context(facts: ModelFacts, use: Use, free: int) -> int:
+    """Return about how many tokens the engine takes where nobody asks for a number.
+
+    Of llama.cpp it is less than would fit: `FREE_SHARE` of `free` bytes is for its buffers.
+    """
+    if use.engine != "llamacpp":
+        return largest_context(facts, use, free)
+    buffers = int(free * FREE_SHARE["llamacpp"])
+    fitting = largest_context(facts, use, buffers + _ON_CPU["llamacpp"].process)
+    own = own_context(facts)
+    return own if fitting == own else min(own, max(fitting // _CELLS * _CELLS, _LEAST_CELLS))
 
 
 def own_context(facts: ModelFacts) -> int:
@@ -194,6 +209,7 @@ class Fit(Struct, frozen=True):
         need: Bytes it takes then, with the server around it.
         free: Bytes that are free where it is computed.
         largest: The longest context that fits, 0 if none.
+        chosen: About the context that the engine takes where none was asked for; else that one.
         context_asked: Whether less context than `use` has would be a failure.
     """
 
@@ -201,12 +217,13 @@ class Fit(Struct, frozen=True):
     need: Need
     free: int
     largest: int
+    chosen: int
     context_asked: bool
 
     @property
     def whole(self) -> bool:
-        """Whether it fits with the context of `use`."""
-        return self.need.total <= self.free
+        """Whether it fits, and starts, with the context of `use`."""
+        return self.need.total <= self.free and self.chosen >= self.use.context
 
     @property
     def fits(self) -> bool:
@@ -226,11 +243,13 @@ def judge(facts: ModelFacts, use: Use, free: int, *, context_asked: bool = False
     server = SERVER_BYTES if use.place == "cpu" else 0
     use = use._replace(sequences=use.sequences or _ON_CPU[use.engine].sequences)
     took = need(facts, use)
+    room = free - server
     return Fit(
         use=use,
         need=Need(took.weights, took.cache, took.overhead + server),
         free=free,
-        largest=largest_context(facts, use, free - server),
+        largest=largest_context(facts, use, room),
+        chosen=use.context if context_asked else chosen_context(facts, use, room),
         context_asked=context_asked,
     )
 
@@ -269,8 +288,8 @@ def cards_of(engine: str, load: LoadOptions, count: int) -> tuple[int, ...]:
     if number:
         if int(number) >= count:
             raise ConfigurationError(
-                f"device {load.device!r} is not on this machine, which has {count} CUDA cards;"
-                " they are counted from 0",
+                f"device {shown_device(str(load.device))} is not on this machine, which has"
+                f" {count} CUDA cards; they are counted from 0",
                 param="device",
             )
         return (int(number),)

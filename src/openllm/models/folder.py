@@ -3,6 +3,7 @@
     folder_files    small files, each with a limit
     folder_weights  which files hold the weights, and that each is whole
     folder_tokens   chat template and control tokens
+    folder_layers   that no layer is missing
     folder_code     what in it would run as code
 
 Nothing here imports a model library, opens a pickle or runs code. Whether an engine knows the
@@ -18,7 +19,14 @@ from msgspec.structs import asdict
 
 from openllm.models.folder_code import refuse_code
 from openllm.models.folder_files import FolderFiles
-from openllm.models.folder_tokens import SETTINGS, FolderTokens, has_tokenizer, read_tokens
+from openllm.models.folder_layers import check_layers
+from openllm.models.folder_tokens import (
+    SETTINGS,
+    FolderTokens,
+    has_tokenizer,
+    read_tokens,
+    refuse_no_tokenizer,
+)
 from openllm.models.folder_weights import UNREAD, read_weights
 from openllm.models.gguf_window import shown
 
@@ -126,6 +134,8 @@ def read_folder(path: str, *, trust_remote_code: bool = False, weights: bool = T
         refuse_code(files, {CONFIG: config, GENERATION: generation, SETTINGS: tokenizer})
     facts = model_facts(files, config)
     found = read_weights(files) if weights else UNREAD
+    if weights:
+        check_layers(files, config, found)
     return ModelFolder(
         path=path,
         config=config,
@@ -154,6 +164,12 @@ def read_tokenizer(path: str, *, trust_remote_code: bool = False) -> FolderToken
     if not trust_remote_code:
         refuse_code(files, {CONFIG: config, SETTINGS: tokenizer})
     return read_tokens(files, tokenizer)
+
+
+def check_tokenizer(path: str, *, trust_remote_code: bool = False) -> None:
+    """Check that the folder at `path` may hold a tokenizer; raises `ModelFileError` if not."""
+    files = FolderFiles(path)
+    refuse_no_tokenizer(files, files.object(CONFIG) or {}, code=trust_remote_code)
 
 
 def model_facts(files: FolderFiles, config: dict[str, Any]) -> dict[str, Any]:

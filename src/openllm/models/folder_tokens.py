@@ -23,6 +23,13 @@ SPECIAL = "special_tokens_map.json"
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
 
 _OTHER_TOKENIZERS = re.compile(r"vocab\.(json|txt)|.+\.(model|tiktoken)")
+_LOOKED_FOR = f"{TOKENIZER}, {SETTINGS}, tokenizer.model, vocab.json, vocab.txt or tekken.json"
+# What may be a tokenizer's in a folder that has none of the known names: an engine shall say.
+_MAYBE_TOKENIZER = re.compile(
+    r".*(tokeniz|vocab|merges|bpe|spm|spiece|sentencepiece|tekken|dict).*|.+\.(model|tiktoken)",
+    re.IGNORECASE,
+)
+_WITHOUT_FILES = ("byt5", "canine")
 _TOKEN_LISTS = ("additional_special_tokens", "extra_special_tokens")
 
 
@@ -76,6 +83,28 @@ def has_tokenizer(files: FolderFiles) -> bool:
     """Whether the folder holds files of a tokenizer of whatever kind."""
     known = {TOKENIZER, SETTINGS}
     return any(name in known or _OTHER_TOKENIZERS.fullmatch(name) for name in files.names)
+
+
+def refuse_no_tokenizer(files: FolderFiles, config: dict[str, Any], *, code: bool) -> None:
+    """Fail if the folder clearly holds no tokenizer.
+
+    Args:
+        files: The folder.
+        config: Content of its `config.json`, which may name a tokenizer that needs no files.
+        code: Whether Python code in the folder is trusted, so that it may make one.
+
+    Raises:
+        ModelFileError: It holds none; names the files that were looked for.
+    """
+    named = config.get("tokenizer_class") or config.get("model_type") in _WITHOUT_FILES
+    own = code and any(name.endswith(".py") for name in files.names)
+    if named or own or any(map(_MAYBE_TOKENIZER.fullmatch, files.names)):
+        return
+    files.fail(
+        TOKENIZER,
+        f"does not exist, nor another file of a tokenizer ({_LOOKED_FOR}); add those of the model,"
+        " or name with --tokenizer a hub id or a folder that has them",
+    )
 
 
 def read_tokens(files: FolderFiles, tokenizer_settings: dict[str, Any]) -> FolderTokens:

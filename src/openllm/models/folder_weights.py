@@ -40,13 +40,16 @@ class Weights(Struct, frozen=True, kw_only=True):
     """The files that hold the weights, their bytes, and the type most of them have.
 
     `dtype` is a name of PyTorch's, "" where most weights are of another type, as if quantized;
-    `types` are the bytes of each type by its name in the files, such as "BF16".
+    `types` are the bytes of each type by its name in the files, such as "BF16"; `tensors` are the
+    names of all tensors, and `listing` is the file that gives them.
     """
 
     files: tuple[str, ...]
     size: int
     dtype: str
     types: dict[str, int]
+    tensors: tuple[str, ...] = ()
+    listing: str = ""
 
 
 UNREAD = Weights(files=(), size=0, dtype="", types={})
@@ -83,15 +86,29 @@ def read_weights(files: FolderFiles) -> Weights:
     if not names:
         _refuse_other_weights(files)
     types: Counter[str] = Counter()
+    known: list[str] = []
     for name in names:
         tensors = _read_header(files, name)
+        known += tensors
         for tensor in tensors.values():
             types[tensor.dtype] += tensor.data_offsets[1] - tensor.data_offsets[0]
         if not single:
             _check_places(files, name, places, tensors)
     most = types.most_common(1)[0][0] if types else ""
     sizes = [files.size(name) or 0 for name in names]
-    return Weights(files=names, size=sum(sizes), dtype=_DTYPES.get(most, ""), types=dict(types))
+    return Weights(
+        files=names,
+        size=sum(sizes),
+        dtype=_DTYPES.get(most, ""),
+        types=dict(types),
+        tensors=tuple(known),
+        listing=SINGLE if single else INDEX,
+    )
+
+
+def read_shapes(files: FolderFiles, name: str) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor in a file; raises `ModelFileError` if it is damaged."""
+    return {key: tensor.shape for key, tensor in _read_header(files, name).items()}
 
 
 def _index(files: FolderFiles) -> dict[str, str]:

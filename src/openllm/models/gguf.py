@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from msgspec import Struct
 
@@ -28,6 +28,7 @@ from openllm.models.gguf_metadata import Metadata
 from openllm.models.gguf_parts import part_paths
 from openllm.models.gguf_window import Window, open_window, shown
 
+MAX_TOKENS = 1 << 20
 MAX_CONTROL_TOKENS = 131_072
 MAX_TOKEN_BYTES = 1024
 LEAST_CONTEXT = 8
@@ -163,6 +164,15 @@ def read_contents(window: Window, part: int = 0) -> Contents:
     return Contents(version, metadata, parts, tensor_count, *sizes)
 
 
+def file_kind(path: str | os.PathLike[str]) -> str:
+    """Return what the GGUF file at `path` says it is: "model", "adapter" ...; errors as above."""
+    with open_window(path) as window:
+        _version(window)
+        window.uint64()
+        metadata = Metadata(window, read_metadata(window, window.uint64()))
+        return metadata.text("general.type") or "model"
+
+
 def _version(window: Window) -> int:
     if window.size < 4:
         window.fail(f"is not a GGUF file: it has {window.size} bytes")
@@ -222,16 +232,16 @@ def _vocabulary(window: Window, metadata: Metadata) -> _Vocabulary:
         if other is not None and other.count != tokens.count:
             window.fail(f"is damaged: {tokens.count} tokens have {other.count} {name}")
     control = _control_ids(window, types) if types else []
-    ends = {name: _token_id(metadata, name, tokens.count) for name in ("bos", "eos")}
-    wanted = sorted({*control, *(i for i in ends.values() if i is not None)})
-    texts = dict(zip(wanted, _token_texts(window, tokens, wanted), strict=True))
+    bos, eos = (_token_id(metadata, name, tokens.count) for name in ("bos", "eos"))
+    texts = _tokens(window, tokens)
+    controls = (_text(window, texts, index) for index in control)
     return _Vocabulary(
         size=tokens.count,
-        bos_id=ends["bos"],
-        eos_id=ends["eos"],
-        bos="" if ends["bos"] is None else texts[ends["bos"]],
-        eos="" if ends["eos"] is None else texts[ends["eos"]],
-        control_tokens=tuple(texts[i] for i in control if texts[i].strip(" \t\r\n\u2581")),
+        bos_id=bos,
+        eos_id=eos,
+        bos="" if bos is None else _text(window, texts, bos),
+        eos="" if eos is None else _text(window, texts, eos),
+        control_tokens=tuple(text for text in controls if text.strip(" \t\r\n\u2581")),
     )
 
 
@@ -246,14 +256,29 @@ def _control_ids(window: Window, types: Array) -> list[int]:
     return ids
 
 
-def _token_texts(window: Window, tokens: Array, ids: Sequence[int]) -> Iterator[str]:
-    """Yield the texts of the tokens `ids`, which ascend."""
+def _tokens(window: Window, tokens: Array) -> list[bytes]:
+    """Return all tokens; fail for two that are the same, with which llama.cpp aborts the process.
+
+    Empty ones it tells apart.
+    """
+    if tokens.count > MAX_TOKENS:
+        window.fail(f"has {tokens.count} tokens; at most {MAX_TOKENS} are supported")
     window.seek(tokens.position)
-    done = 0
-    for index in ids:
-        window.skip_strings(index - done)
-        yield window.text(MAX_TOKEN_BYTES, f"the token {index}")
-        done = index + 1
+    texts = window.strings(tokens.count, MAX_TOKEN_BYTES, "the token")
+    if len(set(texts)) + texts.count(b"") - (b"" in texts) < len(texts):
+        first: dict[bytes, int] = {}
+        for index, text in enumerate(texts):
+            if text and first.setdefault(text, index) != index:
+                same = shown(text.decode("utf-8", "replace"))
+                window.fail(f"is damaged: its tokens {first[text]} and {index} are both {same}")
+    return texts
+
+
+def _text(window: Window, tokens: Sequence[bytes], index: int) -> str:
+    try:
+        return tokens[index].decode()
+    except UnicodeDecodeError:
+        window.fail(f"is damaged: the token {index} is not UTF-8")
 
 
 def _token_id(metadata: Metadata, name: str, size: int) -> int | None:

@@ -28,6 +28,7 @@ _SCALARS = {
     for kind, code in zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True)
 }
 
+_FLOAT32_TENSOR = 0
 # Tensor type: (elements, bytes) of a block. A number that is absent is unknown or was withdrawn.
 # fmt: off
 _BLOCKS = {
@@ -39,6 +40,9 @@ _BLOCKS = {
     39: (32, 17), 40: (64, 36), 41: (128, 18),
 }
 # fmt: on
+
+_FLOAT32_ENDS = ("norm.weight", ".bias")
+"""Ends of the names of tensors that llama.cpp multiplies by or adds directly."""
 
 INTEGERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 7: "B", 10: "Q", 11: "q"}
 """Type of an array's elements: their code in Python's `array`."""
@@ -153,6 +157,9 @@ def _tensor_size(window: Window, name: str) -> tuple[int, int]:
     kind = window.uint32()
     if kind not in _BLOCKS:
         window.fail(f"has the tensor {shown(name)} of the unknown type {kind}")
+    if kind != _FLOAT32_TENSOR and name.endswith(_FLOAT32_ENDS):
+        # llama.cpp aborts the process when it first computes with it.
+        window.fail(f"has the tensor {shown(name)} of type {kind}, not float32: convert it again")
     block, width = _BLOCKS[kind]
     elements = 1
     for length in shape:

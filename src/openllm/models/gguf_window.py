@@ -114,7 +114,7 @@ class Window:
         """Return the string that follows, of at most `limit` bytes of UTF-8."""
         length = self.uint64()
         if length > limit:
-            self.fail(f"is damaged: {what} claims {length} bytes, at most {limit} are possible")
+            self._too_long(what, length, limit)
         try:
             return self.take(length).decode()
         except UnicodeDecodeError:
@@ -132,6 +132,27 @@ class Window:
                 buffer, at, last = self._buffer, self._at, len(self._buffer) - 8
             at += 8 + length(buffer, at)[0]
         self.seek(self._start + at)
+
+    def strings(self, count: int, limit: int, what: str) -> list[bytes]:
+        """Return `count` strings of at most `limit` bytes, which were skipped before."""
+        length = _U64.unpack_from
+        found: list[bytes] = []
+        buffer, at, last = self._buffer, self._at, len(self._buffer) - 8 - limit
+        for index in range(count):
+            if at > last:  # It may not be in the buffer as a whole.
+                self.seek(self._start + at)
+                self._need(max(8, min(8 + limit, self.size - self.position)))
+                buffer, at, last = self._buffer, self._at, len(self._buffer) - 8 - limit
+            size = length(buffer, at)[0]
+            if size > limit:
+                self._too_long(f"{what} {index}", size, limit)
+            at += 8 + size
+            found.append(buffer[at - size : at])
+        self.seek(self._start + at)
+        return found
+
+    def _too_long(self, what: str, size: int, limit: int) -> NoReturn:
+        self.fail(f"is damaged: {what} claims {size} bytes, at most {limit} are possible")
 
     def _count_strings(self, count: int) -> None:
         if count > (self.size - self.position) // 8:

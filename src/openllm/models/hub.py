@@ -7,9 +7,9 @@ comes from a stranger and must stay within bounds.
 from __future__ import annotations
 
 import re
+import shlex
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import quote
 
 import msgspec
@@ -21,15 +21,13 @@ from openllm.errors import (
     ModelFileError,
     ModelNotFoundError,
 )
-from openllm.models.ref import ModelRef, has_quantisation
+from openllm.models.ref import MAIN, ModelRef, has_quantisation, shown_source
 from openllm.models.transfer_http import Session, measure
 from openllm.models.transfer_stop import stoppable
 
 MAX_LISTING = 32 << 20
 MAX_FILES = 50_000
 MAX_NAME = 1024
-PARALLEL = 8
-"""Requests at once for what a listing does not say."""
 MAX_PART = 255
 """Bytes that a file system gives to a file's name."""
 
@@ -53,7 +51,8 @@ class RemoteFile(msgspec.Struct, frozen=True):
         url: Where it is.
         sha256: Hash of its content, "" if unknown.
         blob: Git's hash of it, "" if unknown.
-        etag: What the server called this content, for a URL.
+        called: What the server called this content, for a URL.
+        pinned: Whether a commit is part of the address, which then has one content for ever.
     """
 
     name: str
@@ -61,7 +60,13 @@ class RemoteFile(msgspec.Struct, frozen=True):
     url: str
     sha256: str = ""
     blob: str = ""
-    etag: str = ""
+    called: str = ""
+    pinned: bool = False
+
+    @property
+    def lasting(self) -> bool:
+        """Whether what an earlier download has left, or has completed, is a part of this."""
+        return self.pinned or bool(self.sha256)
 
     @property
     def is_gguf(self) -> bool:
@@ -74,6 +79,11 @@ class RemoteModel(msgspec.Struct, frozen=True):
     source: str
     commit: str
     files: tuple[RemoteFile, ...]
+
+    @property
+    def shown(self) -> str:
+        """Its source for people, without what may be secret."""
+        return shown_source(self.source)
 
     def home(self, options: DownloadOptions) -> str:
         """Return the address of the server that the token and the user's headers are for."""
@@ -97,24 +107,6 @@ class _Listing(msgspec.Struct):
     siblings: list[_Sibling]
 
 
-def offered(
-    ref: ModelRef, options: DownloadOptions, cancelled: threading.Event | None = None
-) -> tuple[RemoteModel, tuple[RemoteFile, ...]]:
-    """Ask the hub, or the URL's server, what `ref` is, and which of its files to download.
-
-    A length that a listing leaves out is asked for; it may remain -1.
-
-    Raises:
-        OpenLLMError: As `inspect` and `wanted` say.
-    """
-    remote = inspect(ref, options, cancelled)
-    files = wanted(remote, ref.file if ref.kind == "hub" else "")
-    if not remote.commit or all(one.size >= 0 for one in files):
-        return remote, files
-    with Session(options, remote.home(options)) as session:
-        return remote, stoppable(lambda: _measured(files, session), session.halt, cancelled)
-
-
 def inspect(
     ref: ModelRef, options: DownloadOptions, cancelled: threading.Event | None = None
 ) -> RemoteModel:
@@ -133,9 +125,10 @@ def inspect(
     if ref.kind not in ("hub", "url"):
         raise ConfigurationError(f"{ref} is not on a hub; give org/name or the URL of a GGUF file.")
     if options.is_offline:
+        shown = shown_source(ref.source)
         raise ConfigurationError(
-            f"{ref.origin} is not in the store, and the network must not be used (--offline or"
-            f" HF_HUB_OFFLINE); allow it once with: openllm pull {ref.source}",
+            f"{shown} is not in the store, and the network must not be used (--offline or"
+            f" HF_HUB_OFFLINE); allow it once with: openllm pull {shlex.quote(shown)}",
             param="offline",
         )
     ask = _repository if ref.kind == "hub" else _single
@@ -175,13 +168,13 @@ def _beside_weights(remote: RemoteModel) -> tuple[RemoteFile, ...]:
     found = tuple(one for one in remote.files if _BESIDE_WEIGHTS.fullmatch(one.name))
     if not found:
         raise ModelFileError(
-            f"{remote.source} has neither settings nor a tokenizer; choose another repository"
+            f"{remote.shown} has neither settings nor a tokenizer; choose another repository"
         )
     return found
 
 
 def _repository(ref: ModelRef, session: Session) -> RemoteModel:
-    revision = quote(ref.revision or "main", safe="")
+    revision = quote(ref.revision or MAIN, safe="")
     url = f"{session.endpoint}/api/models/{ref.repo}/revision/{revision}?blobs=true"
     try:
         listing = msgspec.json.decode(session.read(url, MAX_LISTING), type=_Listing)
@@ -196,8 +189,8 @@ def _repository(ref: ModelRef, session: Session) -> RemoteModel:
         raise ModelFetchError(
             f"{ref.repo} lists {len(listing.siblings)} files; at most {MAX_FILES} are taken"
         )
-    files = (_file(one, ref, listing.sha, session) for one in listing.siblings)
-    return RemoteModel(ref.repo, listing.sha, tuple(one for one in files if one is not None))
+    files = {one.rfilename: _file(one, ref, listing.sha, session) for one in listing.siblings}
+    return RemoteModel(ref.repo, listing.sha, tuple(filter(None, files.values())))
 
 
 def _file(one: _Sibling, ref: ModelRef, commit: str, session: Session) -> RemoteFile | None:
@@ -215,23 +208,14 @@ def _file(one: _Sibling, ref: ModelRef, commit: str, session: Session) -> Remote
         url=f"{session.endpoint}/{ref.repo}/resolve/{commit}/{quote(one.rfilename)}",
         sha256=lfs if _SHA256.fullmatch(lfs) else "",
         blob=one.blobId if one.blobId and _COMMIT.fullmatch(one.blobId) and not lfs else "",
+        pinned=True,
     )
 
 
 def _single(ref: ModelRef, session: Session) -> RemoteModel:
-    size, etag = measure(session, ref.source)
-    file = RemoteFile(name=ref.file, size=size, url=ref.source, etag=etag)
+    size, called = measure(session, ref.source)
+    file = RemoteFile(name=ref.file, size=size, url=ref.source, called=called)
     return RemoteModel(ref.source, "", (file,))
-
-
-def _measured(files: Sequence[RemoteFile], session: Session) -> tuple[RemoteFile, ...]:
-    def measured(one: RemoteFile) -> RemoteFile:
-        if one.size >= 0:
-            return one
-        return msgspec.structs.replace(one, size=measure(session, one.url)[0])
-
-    with ThreadPoolExecutor(PARALLEL, "openllm-lengths") as pool:
-        return tuple(pool.map(measured, files))
 
 
 def _asked(remote: RemoteModel, file: str, ggufs: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
@@ -242,11 +226,11 @@ def _asked(remote: RemoteModel, file: str, ggufs: Sequence[RemoteFile]) -> tuple
         return _with_shards(sets[0], ggufs)
     if sets:
         raise ModelNotFoundError(
-            f"{remote.source} has several files for {file!r}; choose one:{_choices(remote, sets)}"
+            f"{remote.shown} has several files for {file!r}; choose one:{_choices(remote, sets)}"
         )
     there = sorted({_set_name(one.name) for one in ggufs})
     raise ModelNotFoundError(
-        f"{remote.source} has no GGUF file {file!r};"
+        f"{remote.shown} has no GGUF file {file!r};"
         + (f" it has:{_choices(remote, there)}" if there else " it has none at all")
     )
 
@@ -263,17 +247,17 @@ def _with_shards(name: str, ggufs: Sequence[RemoteFile]) -> tuple[RemoteFile, ..
 def _no_weights(remote: RemoteModel, sets: list[str]) -> ModelFileError:
     if sets:
         return ModelFileError(
-            f"{remote.source} has {len(sets)} GGUF files; choose one:{_choices(remote, sets)}"
+            f"{remote.shown} has {len(sets)} GGUF files; choose one:{_choices(remote, sets)}"
         )
     pickles = [one.name for one in remote.files if _PICKLES.fullmatch(one.name)]
     if pickles:
         return ModelFileError(
-            f"{remote.source} has pickled weights only ({pickles[0]}), which can run code when they"
+            f"{remote.shown} has pickled weights only ({pickles[0]}), which can run code when they"
             " are opened; use a revision or a model with safetensors or GGUF files"
         )
-    return ModelFileError(f"{remote.source} has no safetensors or GGUF files; it is no model")
+    return ModelFileError(f"{remote.shown} has no safetensors or GGUF files; it is no model")
 
 
 def _choices(remote: RemoteModel, sets: Sequence[str], most: int = 12) -> str:
-    shown = "".join(f"\n  {remote.source}:{name}" for name in sets[:most])
+    shown = "".join(f"\n  {remote.shown}:{name}" for name in sets[:most])
     return shown + (f"\n  and {len(sets) - most} more" if len(sets) > most else "")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from collections.abc import Mapping
 
 from msgspec.structs import replace
 
 from openllm.errors import ConfigurationError, ModelFileError
 from openllm.models import families
+from openllm.models.family import Family
 from openllm.models.layouts import endings, folder_contents, format_at, models_in
 from openllm.models.ref import (
     MAX_NAME_LENGTH,
@@ -56,10 +58,11 @@ def find_local(ref: ModelRef, registry: Registry = REGISTRY) -> LocalModel | Non
             damaged.
     """
     meant = expand(ref, registry)
+    local = _local(meant, _given_format(ref, registry)) if meant.kind == "path" else None
     if not is_model_name(meant.served_name):
         raise bad_name(meant.served_name, meant.source)
-    if meant.kind == "path":
-        return _local(meant, _given_format(ref, registry))
+    if local is not None:
+        return local
     found = _stored(meant)
     return None if found is None else from_store(meant, quick_check(found))
 
@@ -91,14 +94,22 @@ def defaults_of(ref: ModelRef, registry: Registry = REGISTRY) -> Mapping[str, ob
 
     They are fields of `LoadOptions` and `RequestDefaults`; {} where there are none.
     """
-    if known := _registered(ref, registry):
-        inner = defaults_of(parse_ref(known.source), registry)
-        return {**inner, **known.defaults}
-    if ref.kind == "name":
-        variant = families.variant(ref.source)
-        return variant.family.defaults if variant else {}
-    family = families.family_of_id(ref.origin)
-    return family.defaults if family else {}
+    known = _registrations(ref, registry)
+    family = family_of(ref, registry)
+    defaults = dict(family.defaults) if family else {}
+    for each in reversed(known):
+        defaults |= each.defaults
+    return defaults
+
+
+def family_of(ref: ModelRef, registry: Registry = REGISTRY) -> Family | None:
+    """Return the family of what `ref` stands for, whatever requests call it; None without one."""
+    if known := _registrations(ref, registry):
+        ref = parse_ref(known[-1].source)
+    if ref.kind != "name":
+        return families.family_of_id(ref.origin)
+    variant = families.variant(ref.source)
+    return variant.family if variant else None
 
 
 def known_names(registry: Registry = REGISTRY) -> tuple[str, ...]:
@@ -122,14 +133,21 @@ def _kept_name(typed: ModelRef, meant: ModelRef) -> str:
     return typed.source if typed.kind == "name" and meant.source != typed.source else ""
 
 
-def _registered(ref: ModelRef, registry: Registry) -> Registered | None:
-    return registry.get(ref.source) if ref.kind == "name" else None
+def _registrations(ref: ModelRef, registry: Registry) -> list[Registered]:
+    """Return what the name is registered as, and that in turn, as far as `expand` goes."""
+    found: list[Registered] = []
+    while len(found) < _MAX_STEPS and ref.kind == "name" and (known := registry.get(ref.source)):
+        found.append(known)
+        ref = parse_ref(known.source)
+    return found
 
 
 def _given_format(ref: ModelRef, registry: Registry) -> ModelFormat | None:
     """Return the format that a registration or a family gives to `ref`'s model, if one does."""
-    if known := _registered(ref, registry):
-        return known.format or _given_format(parse_ref(known.source), registry)
+    if known := _registrations(ref, registry):
+        ref = parse_ref(known[-1].source)
+        if form := next((each.format for each in known if each.format), None):
+            return form
     variant = families.variant(ref.source) if ref.kind == "name" else None
     return variant.family.format if variant else None
 
@@ -165,8 +183,8 @@ def _path(source: str) -> str:
     path = os.path.abspath(os.path.expanduser(source))
     if os.path.isabs(source) or source.startswith((".", "~")) or os.path.exists(path):
         return path
-    stored = home() / source
-    return str(stored) if stored.exists() else path
+    stored = os.path.join(home(), source)
+    return stored if os.path.exists(stored) else path  # Not as a Path, which raises at long names.
 
 
 def _unknown(name: str, registry: Registry) -> ConfigurationError:
@@ -213,7 +231,7 @@ def _no_model_folder(source: str, path: str) -> ModelFileError:
     fix = f"give the path of a {endings()[0]} file"
     inside = next(models_in(path), "")
     if inside and inside.isprintable():
-        fix = f"for the model in it give {os.path.join(source, inside)}"
+        fix = f"for the model in it give {shlex.quote(os.path.join(source, inside))}"
     return ModelFileError(
         f"The folder {source} is not a model: it does not hold {folder_contents()}; {fix}."
     )

@@ -11,25 +11,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
-from filelock import FileLock, Timeout
 
 from openllm.config.download import DownloadOptions
 from openllm.errors import ModelFetchError, ModelFileError
 from openllm.models import store
-from openllm.models.hub import RemoteFile, offered
+from openllm.models.hub import RemoteFile
+from openllm.models.offers import offered
 from openllm.models.pull_cache import link_cached
 from openllm.models.pull_junk import check_weights
 from openllm.models.pull_pins import pinned
 from openllm.models.pull_plan import Plan
 from openllm.models.pull_room import Room, arrived
-from openllm.models.ref import ModelRef
+from openllm.models.ref import ModelRef, shown_source
 from openllm.models.store import StoredFile, StoredModel
-from openllm.models.tags import stored_name
 from openllm.models.transfer import Watch, disk_error, fetch_file
 from openllm.models.transfer_http import Session
 from openllm.models.transfer_retry import Pace
@@ -47,7 +46,7 @@ class Progress(msgspec.Struct, frozen=True):
 
     Attributes:
         phase: What is being done; "waiting" while another process downloads the same model.
-        source: The model, as the hub or the URL names it.
+        source: The model, as the hub or the URL names it, without what may be secret.
         file: The file of which bytes have just arrived, "" if none.
         done: Bytes of the whole model that are here.
         total: Bytes of the whole model, 0 while that is unknown.
@@ -89,7 +88,7 @@ def pull(
         ModelFetchError: The server, the network or the disk failed; says what to do.
     """
     report = on_progress or (lambda _: None)
-    report(Progress("listing", ref.origin))
+    report(Progress("listing", shown_source(ref.origin)))
     remote, files = offered(ref, options, cancelled)
     files = pinned(files, options)
     plan = Plan(ref, remote, files, options, cancelled or threading.Event())
@@ -105,23 +104,12 @@ def pull(
 def _leadership(plan: Plan, report: OnProgress) -> Iterator[None]:
     """Hold the lock of the download; whoever waits for it says how far the holder is."""
     folder = plan.folder
-    lock = FileLock(store.lock_of(folder))
-    while not _acquired(lock):
-        if plan.cancelled.is_set():
+    while (lead := store.lead(store.lock_of(folder))) is None:
+        report(Progress("waiting", plan.remote.shown, "", arrived(folder), plan.total))
+        if plan.cancelled.wait(_POLL):
             raise stopped()
-        report(Progress("waiting", plan.remote.source, "", arrived(folder), plan.total))
-    try:
+    with closing(lead):
         yield
-    finally:
-        lock.release()
-
-
-def _acquired(lock: FileLock) -> bool:
-    try:
-        lock.acquire(timeout=_POLL)
-    except Timeout:
-        return False
-    return True
 
 
 def _download(plan: Plan, framework: Framework, report: OnProgress) -> StoredModel:
@@ -137,7 +125,7 @@ def _download(plan: Plan, framework: Framework, report: OnProgress) -> StoredMod
             prefix = framework(_architecture(folder), plan.format)
             rest = [one for one in plan.files if one not in config]
             hashes |= _fetch_all(session, rest, folder, watch, plan)
-        report(Progress("verifying", plan.remote.source, "", plan.total, plan.total))
+        report(Progress("verifying", plan.remote.shown, "", plan.total, plan.total))
         return _store(plan, prefix, folder, hashes)
     except FileNotFoundError as error:
         # Where locks do not hold, another process may have finished and tidied up.
@@ -174,23 +162,26 @@ def _fetch_all(
 def _store(plan: Plan, prefix: str, folder: Path, hashes: dict[str, str]) -> StoredModel:
     remote = plan.remote
     _refuse_junk(plan, folder)
-    first = plan.files[0].name
-    subject = remote.source if plan.ref.kind == "hub" else Path(first).stem
-    model = store.add(
-        folder,
-        name=stored_name(prefix, subject, plan.file),
-        version=remote.commit or hashes[first][:16],
-        format=plan.format,
-        source=remote.source,
-        revision=remote.commit,
-        file=plan.file,
-        files=[
-            StoredFile(one.name, (folder / one.name).stat().st_size, hashes[one.name])
-            for one in plan.files
-        ],
-        refs=plan.refs,
+    files = [
+        StoredFile(one.name, (folder / one.name).stat().st_size, hashes[one.name])
+        for one in plan.files
+    ]
+    name, version = store.derived_parts(
+        prefix, source=remote.source, revision=remote.commit, file=plan.file, files=files
     )
-    (folder / store.PROMISED).unlink(missing_ok=True)  # It counts as stored by now.
+    with store.dividing():  # Of the quota it has its part once, as promised or as stored.
+        model = store.add(
+            folder,
+            name=name,
+            version=version,
+            format=plan.format,
+            source=remote.source,
+            revision=remote.commit,
+            file=plan.file,
+            files=files,
+            refs=plan.refs,
+        )
+        (folder / store.PROMISED).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     return model
 
@@ -216,7 +207,7 @@ def _architecture(folder: Path) -> str:
 
 def _done(model: StoredModel, report: OnProgress) -> StoredModel:
     store.touch(model)
-    report(Progress("done", model.source, "", model.size, model.size))
+    report(Progress("done", shown_source(model.source), "", model.size, model.size))
     return model
 
 
@@ -239,5 +230,5 @@ class _Reporter:
             self._next = now + _REPORT_EVERY
             total = sum(self._done.values())
             self._report(
-                Progress("downloading", self._plan.remote.source, file, total, self._plan.total)
+                Progress("downloading", self._plan.remote.shown, file, total, self._plan.total)
             )

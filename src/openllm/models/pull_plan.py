@@ -11,7 +11,7 @@ from openllm.config.download import DownloadOptions
 from openllm.models import store
 from openllm.models.hub import NO_WEIGHTS, RemoteFile, RemoteModel
 from openllm.models.pull_pins import check_pin
-from openllm.models.ref import ModelRef
+from openllm.models.ref import MAIN, ModelRef
 from openllm.models.store import StoredModel
 from openllm.types import ModelFormat
 
@@ -52,9 +52,11 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def refs(self) -> tuple[str, ...]:
-        """The branch or tag asked for; none for a commit, or a URL."""
-        ref = self.ref.revision or "main"
-        return () if self.remote.commit[: len(ref)] == ref or not self.remote.commit else (ref,)
+        """What was asked for and may mean another content later: the branch or tag, or the URL."""
+        if self.ref.kind == "url":
+            return (self.ref.source,)
+        ref = self.ref.revision or MAIN
+        return () if self.remote.commit[: len(ref)] == ref else (ref,)
 
     def named(self, model: StoredModel) -> StoredModel:
         """Let the store remember that the branch or tag asked for means `model`."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from openllm.errors import ModelFetchError
 from openllm.models import store
+from openllm.models.store_folders import held
 from openllm.sizes import size_text
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class Room:
 
     def check_disk(self, total: int) -> None:
         """Raise `ModelFetchError` if the disk has no room for a model of `total` bytes."""
-        source, folder = self._plan.remote.source, self._folder
+        source, folder = self._plan.remote.shown, self._folder
         need = max(total - arrived(folder), 0) + SPARE
         free = shutil.disk_usage(folder).free
         if need > free:
@@ -61,7 +62,7 @@ class Room:
                 used = store.collect(quota=quota - others - total, dry_run=dry_run).used + others
                 if used + total > quota:
                     raise ModelFetchError(
-                        f"{self._plan.remote.source} needs {size_text(total)}; the quota of"
+                        f"{self._plan.remote.shown} needs {size_text(total)}; the quota of"
                         f" {size_text(quota)} has {size_text(max(quota - used, 0))} left beside"
                         " models that are in use, being downloaded, or wanted by the same command:"
                         " raise --store-quota"
@@ -74,13 +75,9 @@ class Room:
             return
         with self._lock:
             self._next = done + _STEP
-        self.check(max(self._plan.known, done + _STEP))
+        self.check(self._plan.known + done + _STEP)
 
 
 def arrived(folder: Path) -> int:
     """Return the bytes of a model that are here already."""
-    try:
-        files = (one for one in folder.rglob("*") if one.name != store.PROMISED)
-        return sum(one.stat().st_size for one in files if one.is_file())
-    except OSError:
-        return 0  # Just moved into the store.
+    return held(folder, but=store.PROMISED)

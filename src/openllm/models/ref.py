@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +28,8 @@ RefKind = Literal["name", "hub", "url", "path"]
 MAX_LENGTH = 4096
 MAX_NAME_LENGTH = 128
 MAX_PART_LENGTH = 96  # The hub's own limit for each half of an id.
+MAIN = "main"
+"""The branch that a hub id without a revision means."""
 FILE_ENDINGS = (".gguf", ".script.json")
 
 # The characters of model names that every API surface accepts; "-" and "." never come first.
@@ -36,6 +39,7 @@ _REVISION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./+\-]{0,254}")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ .,+()\[\]\-]{0,254}")
 _QUANTISATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_\-]{0,31}")
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)(?:[^/?#]*@)?([^?#]*)([?#].*)?", re.DOTALL)
 _ENCODED = re.compile(r"%(?:2e|2f|5c|00)", re.IGNORECASE)
 
 
@@ -113,9 +117,16 @@ def bad_name(name: str, source: str) -> ConfigurationError:
     """Return the error for a name that requests could not use."""
     allowed = f"letters, digits, _ : . and -, at most {MAX_NAME_LENGTH} of them"
     better = re.sub(r"[^A-Za-z0-9_:.]+|\.{2,}", "-", name)[:MAX_NAME_LENGTH].strip("-.") or "NAME"
+    shown = shown_source(source)
+    meant = shlex.quote(f"{better}={shown if len(shown) <= 200 else '...'}")
     return ConfigurationError(
-        f"{name[:80]!r} cannot be the name of a model ({allowed}); write {better}={source[:200]}."
+        f"{name[:80]!r} cannot be the name of a model ({allowed}); write {meant}."
     )
+
+
+def shown_source(text: str) -> str:
+    """Return a model's text for people: of URLs without users, passwords and queries."""
+    return _URL.sub(lambda url: f"{url[1]}{url[2]}{'?...' if url[3] else ''}", text)
 
 
 def _check_text(text: str) -> None:
@@ -228,5 +239,6 @@ def _stem(file: str) -> str:
 
 
 def _refused(text: str, why: str) -> ConfigurationError:
+    text = shown_source(text)
     shown = repr(text[:80]) + ("..." if len(text) > 80 else "")
     return ConfigurationError(f"The model {shown} {why}.")

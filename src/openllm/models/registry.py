@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, overload
 
 import msgspec
 
@@ -155,6 +155,11 @@ class Registry(Mapping[str, Registered]):
         if parse_ref(model.source).name:
             raise ConfigurationError(
                 f"The source of the model {model.name!r} is {model.source!r}; leave out the NAME=."
+            )
+        if model.format is not None and model.format not in get_args(ModelFormat):
+            raise ConfigurationError(
+                f"The format of the model {model.name!r} is {model.format!r}; use one of"
+                f" {', '.join(get_args(ModelFormat))}, or leave it out."
             )
         check_defaults(f"the model {model.name!r}", model.defaults)
         with LOCK:

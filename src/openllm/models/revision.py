@@ -27,9 +27,12 @@ def with_revision(ref: ModelRef, revision: str, registry: Registry = REGISTRY) -
         raise _refused(f"{ref.source!r} names a revision itself; leave one of the two out")
     file = f":{meant.file}" if meant.file else ""
     try:
-        return parse_ref(f"{meant.served_name}={meant.repo}@{revision}{file}")
+        found = parse_ref(f"{meant.served_name}={meant.repo}@{revision}{file}")
     except ConfigurationError:
-        raise _refused(f"{revision[:80]!r} is no branch, tag or commit; correct it") from None
+        found = None
+    if found is None or found.revision != revision:  # What follows ":" would be taken for a file.
+        raise _refused(f"{revision[:80]!r} is no branch, tag or commit; correct it")
+    return found
 
 
 def _refused(message: str) -> ConfigurationError:

@@ -12,6 +12,7 @@ from openllm.models.store_change import add, remember, remove, remove_unused, to
 from openllm.models.store_check import Damage, blamed, quick_check, remedy, verify
 from openllm.models.store_collect import (
     PROMISED,
+    SETTLED_SECONDS,
     Collected,
     Leftover,
     collect,
@@ -20,12 +21,14 @@ from openllm.models.store_collect import (
     staging,
 )
 from openllm.models.store_damaged import DamagedModel
+from openllm.models.store_derived import derived_parts, derived_tag
 from openllm.models.store_find import damaged, find, find_tag, of_source, stored
-from openllm.models.store_lock import Hold, check_place, dividing, hold
+from openllm.models.store_lock import Hold, check_place, dividing, hold, lead
 from openllm.models.store_record import StoredFile, StoredModel, home
 
 __all__ = [
     "PROMISED",
+    "SETTLED_SECONDS",
     "Collected",
     "Damage",
     "DamagedModel",
@@ -38,11 +41,14 @@ __all__ = [
     "check_place",
     "collect",
     "damaged",
+    "derived_parts",
+    "derived_tag",
     "dividing",
     "find",
     "find_tag",
     "hold",
     "home",
+    "lead",
     "lock_of",
     "of_source",
     "promised",

@@ -165,13 +165,17 @@ def _taken(tag: str, owner: str, remover: str = "openllm rm") -> ConfigurationEr
 
 
 def remember(model: StoredModel, refs: Iterable[str]) -> StoredModel:
-    """Record that `refs` mean this model, and no longer another one of the same name."""
+    """Record that `refs` mean this model, and no longer another one of the same name.
+
+    Of a URL it is recorded of the models of other URLs, whose content is the same.
+    """
     if not (asked := set(refs)):
         return model
     for other in store_find.versions(model.name):
         kept = tuple(ref for ref in other.refs if ref not in asked)
         if other.version != model.version and kept != other.refs:
             rewrite(msgspec.structs.replace(other, refs=kept))
+    asked.discard(model.source)
     if asked - set(model.refs):
         model = msgspec.structs.replace(model, refs=tuple(sorted(asked.union(model.refs))))
         rewrite(model)

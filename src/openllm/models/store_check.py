@@ -12,6 +12,7 @@ from shlex import quote
 import msgspec
 
 from openllm.errors import ModelFileError, ModelNotFoundError
+from openllm.models.ref import shown_source
 from openllm.models.store_change import rewrite
 from openllm.models.store_find import find_tag
 from openllm.models.store_record import StoredFile, StoredModel
@@ -98,7 +99,7 @@ def remedy(model: StoredModel) -> str:
         file = f":{model.file}" if model.file else ""
         return f"{remove} && openllm pull {quote(f'{model.source}@{model.revision}{file}')}"
     if "://" in model.source:
-        return f"{remove} && openllm pull {quote(model.source)}"
+        return f"{remove} && openllm pull {quote(shown_source(model.source))}"
     return f"{remove}, then store it again from {model.source or 'where it came from'}"
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from openllm.models import store_find
 from openllm.models.store_change import delete, orphans, remove_unused
 from openllm.models.store_damaged import DamagedModel
 from openllm.models.store_find import stored
+from openllm.models.store_folders import freed, last_change
 from openllm.models.store_lock import own_folder, told, unused
 from openllm.models.store_record import StoredModel
 
@@ -28,7 +28,9 @@ STAGING_SECONDS = 24 * 60 * 60
 PROMISED = ".promised"
 """The file in a download's folder that says what it has of the quota, in bytes."""
 
-_SETTLED_SECONDS = 60
+SETTLED_SECONDS = 60
+"""How long a folder without a record is left alone after its last change."""
+
 _READABLE = 80
 _DIGITS = 16
 
@@ -141,11 +143,11 @@ def _take_damaged(
     """
     gone: list[tuple[DamagedModel, int]] = []
     left: list[DamagedModel] = []
-    settled = time.time() - _SETTLED_SECONDS
+    settled = time.time() - SETTLED_SECONDS
     for model in store_find.damaged():
         folder = Path(model.folder)
-        size = _size(folder)
-        if wanted and _last_change(folder) < settled and _gone(model, dry_run):
+        size = freed(folder)
+        if wanted and last_change(folder) < settled and _gone(model, dry_run):
             gone.append((model, size))
         else:
             left.append(model)
@@ -167,9 +169,9 @@ def _evict(quota: int | None, dry_run: bool) -> tuple[list[tuple[StoredModel, in
         if not _fetchable(model) or not _gone(model, dry_run):
             continue
         links.subtract(inodes.keys())
-        freed = sum(size for key, size in inodes.items() if not links[key])
-        gone.append((model, freed))
-        used -= freed
+        size = sum(size for key, size in inodes.items() if not links[key])
+        gone.append((model, size))
+        used -= size
     return gone, used
 
 
@@ -207,8 +209,8 @@ def _interrupted() -> Iterator[Leftover]:
 
 
 def _leftover(folder: Path) -> Leftover:
-    changed = datetime.fromtimestamp(_last_change(folder), timezone.utc)
-    return Leftover(str(folder), _size(folder), changed)
+    changed = datetime.fromtimestamp(last_change(folder), timezone.utc)
+    return Leftover(str(folder), freed(folder), changed)
 
 
 def _abandoned(folder: Path) -> bool:
@@ -227,24 +229,6 @@ def _sweep(folder: Path) -> None:
         if free:
             delete(folder)
             lock_of(folder).unlink(missing_ok=True)
-
-
-def _last_change(folder: Path) -> float:
-    return max((state.st_mtime for state in _states(folder)), default=time.time())
-
-
-def _size(folder: Path) -> int:
-    """Return the bytes that removing a folder frees: what the store links to stays."""
-    files = (state for state in _states(folder) if stat.S_ISREG(state.st_mode))
-    return sum(state.st_size for state in files if state.st_nlink == 1)
-
-
-def _states(folder: Path) -> Iterator[os.stat_result]:
-    """Yield the state of a folder and of all in it; what others remove meanwhile is passed over."""
-    for parent, folders, names in os.walk(folder):
-        for name in (*folders, *names, "."):
-            with suppress(FileNotFoundError):
-                yield os.lstat(os.path.join(parent, name))
 
 
 def _downloads() -> Path:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
+
+from openllm.models.store_folders import held
 
 
 class DamagedModel(msgspec.Struct, frozen=True):
@@ -26,11 +27,7 @@ class DamagedModel(msgspec.Struct, frozen=True):
     @property
     def size(self) -> int:
         """Bytes of all files there."""
-        total = 0
-        for path in Path(self.folder).rglob("*"):
-            with suppress(OSError):  # It has just gone.
-                total += path.stat().st_size if path.is_file() else 0
-        return total
+        return held(Path(self.folder))
 
     @property
     def remedy(self) -> str:

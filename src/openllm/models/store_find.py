@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from openllm.models.ref import MAIN
 from openllm.models.store_damaged import DamagedModel
+from openllm.models.store_derived import has_derived_tag
 from openllm.models.store_lock import told
 from openllm.models.store_record import (
     HALF_MADE,
@@ -17,7 +19,7 @@ from openllm.models.store_record import (
     models_folder,
     read,
 )
-from openllm.models.tags import framework_name, is_part
+from openllm.models.tags import is_part
 
 LATEST_VERSION = "latest"
 _COMMIT_PREFIX = re.compile(r"[0-9a-f]{4,40}")
@@ -62,36 +64,29 @@ def find_tag(tag: str) -> StoredModel | None:
     return close[0] if len(close) == 1 else None
 
 
-def find(
-    source: str, revision: str = "", file: str = "", framework: str = ""
-) -> StoredModel | None:
-    """Return the newest stored model from `source`.
+def find(source: str, revision: str = "", file: str = "") -> StoredModel | None:
+    """Return the stored model from `source`, where there are several the newest with a derived tag.
 
     Args:
         source: Hub id (in any case of letters), URL or absolute path.
         revision: A branch or tag that was asked for at a download, or the commit or its first 4
-            digits or more; "" for any.
+            digits or more; "" for the main branch, or for any if that was never asked for.
         file: The one file asked for; only a model stored for this file counts.
-        framework: An engine's name or what tags call it ("pt" for torch); "" for any.
     """
-    found = [
-        model
-        for model in of_source(source, revision)
-        if model.file == file
-        and (not framework or model.name.startswith(f"{framework_name(framework)}-"))
-    ]
-    # A branch that is named like a commit's beginning is the branch.
-    named = [model for model in found if revision in model.refs]
-    return max(named or found, key=lambda model: model.created, default=None)
+    found = [model for model in of_source(source, revision) if model.file == file]
+    # A branch that is named like a commit's beginning is the branch, and a URL is what it was last.
+    asked = revision or (source if "://" in source else MAIN)
+    named = [model for model in found if asked in model.refs]
+    # The user's own names of it say nothing of what it is: they come after the derived one.
+    return max(
+        named or found, key=lambda model: (has_derived_tag(model), model.created), default=None
+    )
 
 
 def of_source(source: str, revision: str = "") -> tuple[StoredModel, ...]:
     """Return the stored models from `source`, of all its files, sorted by tag; see `find`."""
-    wanted = _source_key(source)
     return tuple(
-        model
-        for model in stored()
-        if model.source and _source_key(model.source) == wanted and _is_revision(model, revision)
+        model for model in stored() if _is_from(model, source) and _is_revision(model, revision)
     )
 
 
@@ -108,6 +103,12 @@ def _folders(folder: Path) -> Iterator[str]:
             with os.scandir(folder) as entries:
                 names = sorted(entry.name for entry in entries if os.path.isdir(entry.path))
     yield from filter(is_part, names)
+
+
+def _is_from(model: StoredModel, source: str) -> bool:
+    if "://" in source and source in model.refs:
+        return True
+    return bool(model.source) and _source_key(model.source) == _source_key(source)
 
 
 def _source_key(source: str) -> str:

@@ -21,13 +21,13 @@ _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 
 
 class Hold:
-    """A model's files kept from being removed, until `close` or the end of this process."""
+    """A lock that this process has, until `close` or its end."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
 
     def close(self) -> None:
-        """Let the model be removed again; closing twice does nothing."""
+        """Let others have it; closing twice does nothing."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -112,22 +112,48 @@ def hold(model: StoredModel) -> Hold:
     Raises:
         ModelFileError: It was removed meanwhile, or cannot be read.
     """
-    descriptor = -1
     try:
-        descriptor = os.open(model.folder, os.O_RDONLY | os.O_DIRECTORY)
-        lock(descriptor, fcntl.LOCK_SH)
-        # Whoever removes a model holds its lock while the folder gets another name.
-        if os.path.samestat(os.fstat(descriptor), os.stat(model.folder)):
-            held, descriptor = Hold(descriptor), -1
-            return held
+        held = _held(model.folder, os.O_RDONLY | os.O_DIRECTORY, fcntl.LOCK_SH)
     except FileNotFoundError:
-        pass
+        held = None
     except OSError as error:
         raise ModelFileError(f"The model {model.tag} cannot be read: {error}.") from None
+    if held is None:
+        raise ModelFileError(
+            f"The model {model.tag} was just removed from the store; pull it again."
+        )
+    return held
+
+
+def lead(path: Path) -> Hold | None:
+    """Take the lock of a file, made if need be; None while another process, or thread, has it.
+
+    Raises:
+        ConfigurationError: The file cannot be made.
+    """
+    with told(path):
+        return _held(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _held(path: str | Path, flags: int, operation: int) -> Hold | None:
+    """Lock what is at `path`; None if another process has it, or has meanwhile taken it away."""
+    descriptor = os.open(path, flags, 0o666)
+    try:
+        # Whoever takes away a name has its lock while doing so.
+        if lock(descriptor, operation) and _is_at(descriptor, path):
+            held, descriptor = Hold(descriptor), -1
+            return held
+        return None
     finally:
         if descriptor >= 0:
             os.close(descriptor)
-    raise ModelFileError(f"The model {model.tag} was just removed from the store; pull it again.")
+
+
+def _is_at(descriptor: int, path: str | Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 
+from openllm.errors import ConfigurationError
 from openllm.models.store_damaged import DamagedModel
 from openllm.models.tags import content_files
 from openllm.types import ModelFormat
@@ -53,7 +54,8 @@ class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
         source: Hub id, URL or path that it came from; "" if BentoML stored it.
         revision: The commit, for a hub id.
         file: The one file asked for, where the source has more.
-        refs: Branches and tags of the source that meant this commit when it was downloaded.
+        refs: Branches and tags of the source that meant this commit when it was downloaded, or the
+            URLs that had the same content.
         files: Its files, without BentoML's own.
         created: When it was stored.
         used: When it was last stored or loaded.
@@ -118,9 +120,20 @@ class _Document(msgspec.Struct):
 
 
 def home() -> Path:
-    """Return BentoML's folder: BENTOML_HOME, else ~/bentoml. Read anew at every call."""
+    """Return BentoML's folder: BENTOML_HOME, else ~/bentoml. Read anew at every call.
+
+    Raises:
+        ConfigurationError: There is no such home folder, as for a user that has neither HOME nor
+            an entry in passwd.
+    """
     chosen = os.environ.get("BENTOML_HOME") or "~/bentoml"
-    return Path(os.path.abspath(os.path.expanduser(os.path.expandvars(chosen))))
+    path = os.path.expanduser(os.path.expandvars(chosen))
+    if path.startswith("~"):
+        raise ConfigurationError(
+            f"the store of models is {chosen}, and there is no such home folder; set BENTOML_HOME,"
+            " or models_dir, to a folder that can be written"
+        )
+    return Path(os.path.abspath(path))
 
 
 def models_folder() -> Path:
@@ -234,7 +247,7 @@ def _document(content: bytes) -> _Document | None:
     try:
         # Not libyaml's loader: content nested deeply enough makes it crash the process.
         value = yaml.safe_load(content)
-    except yaml.YAMLError as error:
+    except Exception as error:  # Its reader knows no bounds to what it raises.
         raise ValueError(str(error)) from error
     try:
         return msgspec.convert(value, _Document)

@@ -61,9 +61,9 @@ def checked_tag(name: str, version: str) -> str:
     return f"{name}:{version}"
 
 
-def is_part(text: str) -> bool:
-    """Whether `text` can be a name or a version in the store."""
-    return len(text) <= MAX_PART and _PART.fullmatch(text) is not None
+def is_part(text: object) -> bool:
+    """Whether `text` is one that can be a name or a version in the store."""
+    return isinstance(text, str) and len(text) <= MAX_PART and _PART.fullmatch(text) is not None
 
 
 def given_tag(

@@ -11,16 +11,17 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from openllm.errors import ModelFetchError
+from openllm.models.transfer_answer import is_other
 from openllm.models.transfer_content import Content
 from openllm.models.transfer_http import Session, pieces
-from openllm.models.transfer_retry import Pace, TransientError, retried
+from openllm.models.transfer_retry import Pace, TransientError
 
 if TYPE_CHECKING:
     import httpx2
@@ -59,9 +60,10 @@ def fetch_file(session: Session, remote: RemoteFile, folder: Path, watch: Watch)
         ModelNotFoundError: The server does not have it any more.
         ModelFetchError: It cannot be had, is not what was announced, or the disk is full.
     """
-    target, part = places(folder, remote)
+    target = folder / remote.name
     for last in (False, True):
-        with opened(target if target.exists() else part) as descriptor:
+        path = place(folder, remote)
+        with opened(path) as descriptor:
             content = Content(descriptor, remote)
             try:
                 _complete(session, remote, content, watch)
@@ -72,18 +74,21 @@ def fetch_file(session: Session, remote: RemoteFile, folder: Path, watch: Watch)
                 raise disk_error(error, folder) from error
             finally:
                 content.close()
-        _discard(target, part)
+        path.unlink(missing_ok=True)
         if last:
             raise ModelFetchError(
                 f"{remote.name} arrived twice with content that is not what the hub announced"
                 f" ({content.found()}); it was discarded, try again later or another mirror"
             )
-    if not target.exists():
-        os.replace(part, target)
+    if path != target:
+        with suppress(FileNotFoundError):  # Where locks do not hold, another process was first.
+            os.replace(path, target)
     return content.sha256
 
 
 def _complete(session: Session, remote: RemoteFile, content: Content, watch: Watch) -> None:
+    if not (remote.lasting or remote.called):
+        content.go_to(0)  # Nothing tells whether what is here is of the same content.
     watch.report(remote.name, content.offset)
     furthest = content.offset
 
@@ -99,11 +104,11 @@ def _complete(session: Session, remote: RemoteFile, content: Content, watch: Wat
         furthest = content.offset
         return True
 
-    retried(attempt, session.options, pause=session.halt.pause, brought=brought)
+    session.retries.run(attempt, brought)
 
 
 def _attempt(session: Session, remote: RemoteFile, content: Content, watch: Watch) -> None:
-    if not (remote.size >= 0 or remote.sha256 or remote.etag):
+    if not (remote.size >= 0 or remote.sha256 or remote.called):
         content.go_to(0)  # Nothing would tell if the rest were another file's.
     headers = {"range": f"bytes={content.offset}-"} if content.offset else {}
     try:
@@ -152,18 +157,21 @@ def first_byte(reply: httpx2.Response, remote: RemoteFile, wanted: int) -> int:
 
 def check_unchanged(reply: httpx2.Response, remote: RemoteFile) -> None:
     """Raise `ModelFetchError` if the server calls the content another than it did before."""
-    etag = reply.headers.get("etag", "")
-    if remote.etag and etag and etag != remote.etag:
+    if is_other(reply, remote.called):
         raise ModelFetchError(
             f"{remote.name} changed on the server during the download; run the same command again"
         )
 
 
-def places(folder: Path, remote: RemoteFile) -> tuple[Path, Path]:
-    """Return where a file lies once it is complete and until then; their folders are made."""
+def place(folder: Path, remote: RemoteFile) -> Path:
+    """Return where a file lies now: under its name once it is complete, which counts if it lasts.
+
+    Both folders are made.
+    """
     target = folder / remote.name
     target.parent.mkdir(parents=True, exist_ok=True)
-    return target, part_of(folder, remote)
+    part = part_of(folder, remote)
+    return target if remote.lasting and target.exists() else part
 
 
 @contextmanager
@@ -181,21 +189,16 @@ def part_of(folder: Path, remote: RemoteFile) -> Path:
 
     Another content has another place, and so has another file of the same content.
     """
-    told = "\0".join((remote.url, remote.etag, str(remote.size)))
+    told = "\0".join((remote.url, remote.called, str(remote.size)))
     named = f"{remote.name}\0{remote.sha256 or remote.blob or told}"
     (folder / PARTS).mkdir(exist_ok=True)
     return folder / PARTS / hashlib.sha256(named.encode()).hexdigest()
 
 
-def _discard(*paths: Path) -> None:
-    for path in paths:
-        path.unlink(missing_ok=True)
-
-
 def disk_error(error: OSError, folder: Path) -> ModelFetchError:
-    """Return what to tell of a disk that is full or cannot be written."""
+    """Return what to tell of a disk that is full, or fails."""
     return ModelFetchError(
-        f"{folder} cannot be written: {error.strerror}; what has arrived is kept. Make room"
-        " (`openllm rm`; `openllm gc --interrupted` removes what this and other broken downloads"
-        " have left) or set BENTOML_HOME to another disk, then pull again"
+        f"{folder} cannot be written or read: {error.strerror or error}; what has arrived is kept."
+        " Make room (`openllm rm`; `openllm gc --interrupted` removes what this and other broken"
+        " downloads have left) or set BENTOML_HOME to another disk, then pull again"
     )

@@ -11,10 +11,10 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from openllm.errors import ModelFetchError
-from openllm.models.transfer import check_unchanged, first_byte, opened, places
+from openllm.models.transfer import check_unchanged, first_byte, opened, place
 from openllm.models.transfer_content import write_at
 from openllm.models.transfer_http import MAX_READ_SECONDS, Session, pieces
-from openllm.models.transfer_retry import TransientError, retried
+from openllm.models.transfer_retry import TransientError
 
 if TYPE_CHECKING:
     from openllm.models.hub import RemoteFile
@@ -33,14 +33,9 @@ def read_ahead(
         ModelFetchError: It gives no parts of files, fails or refuses.
         OSError: The disk is full, or cannot be written.
     """
-    target, part = places(folder, remote)
-    with opened(target if target.exists() else part) as descriptor:
+    with opened(place(folder, remote)) as descriptor:
         end = min(start + length, remote.size)
-        retried(
-            lambda: _extend(session, remote, descriptor, end),
-            session.options,
-            pause=session.halt.pause,
-        )
+        session.retries.run(lambda: _extend(session, remote, descriptor, end))
         return os.pread(descriptor, length, start)
 
 

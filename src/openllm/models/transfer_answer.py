@@ -15,6 +15,9 @@ from openllm.models.transfer_retry import TransientError
 if TYPE_CHECKING:
     import httpx2
 
+_CHANGED = "changed "
+_OF_COMMIT = re.compile(r"/resolve/[0-9a-f]{40}/")
+"""Of an address that was made from a listing, nobody has typed it."""
 _SECONDS = re.compile(r"[0-9]{1,18}")
 
 
@@ -53,6 +56,11 @@ def _refuse(status: int, code: str, what: str, with_token: bool) -> NoReturn:
     token = "the token was refused" if with_token else "set HF_TOKEN if it needs one"
     if code == "GatedRepo":
         raise ModelFetchError(f"{what} is gated: accept its terms on the hub's page; {token}")
+    if status == 404 and _OF_COMMIT.search(what):
+        raise ModelNotFoundError(
+            f"{what} is listed by its hub, which does not have it (HTTP 404); try again later, or"
+            " take another revision of the model, or another hub by --hub-endpoint"
+        )
     if status == 404 or code == "RepoNotFound":
         hint = f" (or it is private: {token})" if code == "RepoNotFound" else ""
         raise ModelNotFoundError(f"there is no {what}{hint}; correct the name")
@@ -87,6 +95,22 @@ def redirected(reply: httpx2.Response, url: str, what: str) -> str:
 
 def no_address(what: str) -> ModelFetchError:
     return ModelFetchError(f"{what} is redirected to something that is no web address")
+
+
+def content_name(reply: httpx2.Response) -> str:
+    """Return what a server calls the content at an address: its ETag, or else when it changed last.
+
+    "" if it says neither.
+    """
+    changed = reply.headers.get("last-modified", "")
+    return reply.headers.get("etag", "") or (changed and f"{_CHANGED}{changed}")
+
+
+def is_other(reply: httpx2.Response, name: str) -> bool:
+    """Whether a server that called its content `name` calls it something else by now."""
+    by_time = name.startswith(_CHANGED)
+    now = reply.headers.get("last-modified" if by_time else "etag", "")
+    return bool(name and now) and now != name.removeprefix(_CHANGED)
 
 
 def origin_of(url: str) -> tuple[str, str, int]:

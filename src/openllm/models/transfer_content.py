@@ -54,7 +54,11 @@ class Content:
         self.offset = 0
 
     def is_right(self, halt: Halt) -> bool:
-        """Whether it is what was announced; raises `ModelFetchError` once `halt` is called."""
+        """Whether it is what was announced; raises `ModelFetchError` once `halt` is called.
+
+        Raises:
+            OSError: It cannot be read.
+        """
         if os.fstat(self._descriptor).st_size != self.offset:  # Else it would look changed.
             os.ftruncate(self._descriptor, self.offset)
         self._hasher.finish(halt)
@@ -95,6 +99,7 @@ class _Hasher:
         """Bytes hashed."""
         self._asked = self._end = 0
         self._given_up = False
+        self._error: OSError | None = None
         self._ends: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="openllm-hash", daemon=True)
         self._thread.start()
@@ -107,12 +112,18 @@ class _Hasher:
         self._end = end
 
     def finish(self, halt: Halt) -> None:
-        """Hash the rest; returns when all is done, or raises once `halt` is called."""
+        """Hash the rest; returns when all is done, or raises once `halt` is called.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
         self._ends.put(self._end)
         self._ends.put(_NO_MORE)
         while self._thread.is_alive():
             halt.pause(0)
             self._thread.join(_WAKE)
+        if self._error is not None:
+            raise self._error
 
     def close(self) -> None:
         """End; what is not hashed yet stays so."""
@@ -129,6 +140,12 @@ class _Hasher:
         return self._digests[-1].hexdigest()
 
     def _run(self) -> None:
+        try:
+            self._hash()
+        except OSError as error:
+            self._error = error
+
+    def _hash(self) -> None:
         block = memoryview(bytearray(_BLOCK))
         while (end := self._ends.get()) != _NO_MORE:
             while self.offset < end and not self._given_up:

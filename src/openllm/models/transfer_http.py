@@ -18,18 +18,19 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from openllm._version import __version__
 from openllm.config.download import DownloadOptions
 from openllm.errors import ModelFetchError, ModelNotFoundError
 from openllm.models.transfer_answer import (
     check_part,
     check_status,
+    content_name,
     no_address,
     origin_of,
     redirected,
     shown_address,
 )
-from openllm.models.transfer_retry import TransientError, UnreachableError, retried
+from openllm.models.transfer_client import new_client
+from openllm.models.transfer_retry import Retries, TransientError, UnreachableError
 from openllm.models.transfer_stop import Halt
 
 if TYPE_CHECKING:
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 MAX_REDIRECTS = 8
 MAX_READ_SECONDS = 300.0
 """How long a listing may trickle in."""
-CONNECT_SECONDS = 10.0
 
 _ERRNO = re.compile(r"^\[Errno -?[0-9]+\] ")
 _LENGTH = re.compile(r"[0-9]{1,18}")
@@ -49,7 +49,10 @@ _answered: set[tuple[str, str, int]] = set()
 
 
 class Session:
-    """Connections for one download, used by several threads; `halt` ends what they do."""
+    """Connections for one download, used by several threads.
+
+    `halt` ends what they do, `retries` does again what failed.
+    """
 
     def __init__(self, options: DownloadOptions, home: str) -> None:
         """Open nothing yet.
@@ -57,24 +60,18 @@ class Session:
         Args:
             options: Retries, time limits, headers, the token.
             home: Address of the server that the token and the headers are for.
+
+        Raises:
+            ConfigurationError: The environment names a proxy or certificates that cannot be used.
         """
         self.options = options
         self.halt = Halt()
+        self.retries = Retries(options, self.halt.pause)
         self.endpoint = home
-        self.host = urlsplit(home).netloc.rpartition("@")[2]
+        self.host = _host_of(home)
         self._own = _own_headers(options, home)
         self._origin = origin_of(home)
-        limit = options.download_timeout
-        connect = min(limit, CONNECT_SECONDS)
-        self._client = httpx2.Client(
-            timeout=httpx2.Timeout(limit, connect=connect, pool=None),
-            follow_redirects=False,
-            headers={
-                "user-agent": f"openllm/{__version__}",
-                "accept-encoding": "identity",
-                "accept": "*/*",
-            },
-        )
+        self._client = new_client(options)
 
     def __enter__(self) -> Self:
         return self
@@ -122,6 +119,7 @@ class Session:
             with _unlogged():
                 reply = self._client.send(request, stream=True)
             _answered.add(origin_of(url))
+            self.retries.reached(_host_of(url))
             return reply
         except (httpx2.ConnectError, httpx2.ConnectTimeout, httpx2.ProxyError) as error:
             raise self._unreachable(url, error) from error
@@ -139,8 +137,8 @@ class Session:
                 ", name a mirror with --hub-endpoint or HF_ENDPOINT, or do without the network:"
                 " with --offline what is stored is used"
             )
-        host, known = urlsplit(url).netloc.rpartition("@")[2], origin_of(url) in _answered
-        return UnreachableError(host, _reason(error), hint, known=known)
+        known = origin_of(url) in _answered
+        return UnreachableError(_host_of(url), _reason(error), hint, known=known)
 
     def read(self, url: str, limit: int, headers: dict[str, str] | None = None) -> bytes:
         """Return a whole body of at most `limit` bytes; tried again as the options say.
@@ -168,7 +166,7 @@ class Session:
                         )
                 return bytes(body)
 
-        return retried(attempt, self.options, pause=self.halt.pause)
+        return self.retries.run(attempt)
 
     def read_range(self, url: str, start: int, length: int) -> bytes:
         """Return `length` bytes from `start`, fewer at the file's end; see `read` for errors."""
@@ -176,7 +174,7 @@ class Session:
 
 
 def measure(session: Session, url: str) -> tuple[int, str]:
-    """Return the bytes of what is at `url`, -1 if the server does not say, and its ETag.
+    """Return the bytes of what is at `url`, -1 if the server does not say, and its `content_name`.
 
     A server that refuses HEAD, as with an address signed for GET, or that tells no length, is asked
     for the first byte. See `Session.read` for errors.
@@ -186,18 +184,18 @@ def measure(session: Session, url: str) -> tuple[int, str]:
         try:
             with session.open(url, method="HEAD") as reply:
                 if (size := _length(reply)) > 0:
-                    return size, reply.headers.get("etag", "")
+                    return size, content_name(reply)
         except (ModelFetchError, ModelNotFoundError):
             pass  # The answer to GET counts, and its words are told.
         try:
             with session.open(url, {"range": "bytes=0-0"}) as reply:
-                return _length(reply), reply.headers.get("etag", "")
+                return _length(reply), content_name(reply)
         except TransientError as error:
             if error.status != 416:
                 raise
             return 0, ""
 
-    return retried(attempt, session.options, pause=session.halt.pause)
+    return session.retries.run(attempt)
 
 
 def _length(reply: httpx2.Response) -> int:
@@ -225,6 +223,11 @@ def pieces(reply: httpx2.Response) -> Iterator[bytes]:
         yield from reply.iter_raw()
     except (httpx2.TransportError, OSError) as error:
         raise TransientError(f"{shown_address(str(reply.url))}: {_reason(error)}") from error
+
+
+def _host_of(url: str) -> str:
+    """Return the host with its port, as messages name it."""
+    return urlsplit(url).netloc.rpartition("@")[2]
 
 
 def _own_headers(options: DownloadOptions, home: str) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import threading
 from collections.abc import Callable
 from time import monotonic
 from typing import TypeVar
@@ -51,43 +52,61 @@ class UnreachableError(TransientError):
         self.hint = hint
 
 
-def retried(
-    attempt: Callable[[], Result],
-    options: DownloadOptions,
-    *,
-    pause: Callable[[float], object],
-    brought: Callable[[], bool] | None = None,
-) -> Result:
-    """Return what `attempt` returns, tried again after a `TransientError`.
+class Retries:
+    """How one download tries again what failed; shared by its threads."""
 
-    A server that never answered is given up after `UNKNOWN_SECONDS`: its address may be wrong.
-    Whoever sets `download_retries` gets as many.
+    def __init__(self, options: DownloadOptions, pause: Callable[[float], object]) -> None:
+        """Take how often work may fail in a row, and what waits; `pause` raises to give up."""
+        self._options = options
+        self._pause = pause
+        self._away: set[str] = set()
+        self._lock = threading.Lock()
 
-    Args:
-        attempt: The work.
-        options: How often it may fail in a row.
-        pause: Waits; raises to give up.
-        brought: Whether the last attempt got further, so that its failure does not count; None
-            where nothing that arrives is kept.
+    def run(
+        self, attempt: Callable[[], Result], brought: Callable[[], bool] | None = None
+    ) -> Result:
+        """Return what `attempt` returns, tried again after a `TransientError`.
 
-    Raises:
-        ModelFetchError: It failed too often; the last reason is in the message.
-    """
-    failures, began = 0, 0.0
-    while True:
-        try:
-            return attempt()
-        except TransientError as error:  # noqa: PERF203 - a request costs more
-            failures = 0 if brought and brought() else failures + 1
-            wait = _wait(failures, error.wait)
-            if failures <= 1:
-                began = monotonic()
-            late = failures > 1 and monotonic() + wait - began > UNKNOWN_SECONDS
-            if failures > options.download_retries or (late and _is_hopeless(error, options)):
-                raise _given_up(error, failures, kept=brought is not None) from error
-            if isinstance(error, UnreachableError) and failures == 1:
-                logger.warning("cannot reach %s, trying again", error.host)
-            pause(wait)
+        A server that never answered is given up after `UNKNOWN_SECONDS`: its address may be wrong.
+        Whoever sets `download_retries` gets as many.
+
+        Args:
+            attempt: The work.
+            brought: Whether the last attempt got further, so that its failure does not count; None
+                where nothing that arrives is kept.
+
+        Raises:
+            ModelFetchError: It failed too often; the last reason is in the message.
+        """
+        failures, began = 0, 0.0
+        while True:
+            try:
+                return attempt()
+            except TransientError as error:  # noqa: PERF203 - a request costs more
+                failures = 0 if brought and brought() else failures + 1
+                wait = _wait(failures, error.wait)
+                if failures <= 1:
+                    began = monotonic()
+                late = failures > 1 and monotonic() + wait - began > UNKNOWN_SECONDS
+                hopeless = late and _is_hopeless(error, self._options)
+                if failures > self._options.download_retries or hopeless:
+                    raise _given_up(error, failures, kept=brought is not None) from error
+                self._tell(error)
+                self._pause(wait)
+
+    def reached(self, host: str) -> None:
+        """Hear that `host` has answered: when it cannot be reached again, that is told again."""
+        with self._lock:
+            self._away.discard(host)
+
+    def _tell(self, error: TransientError) -> None:
+        if not isinstance(error, UnreachableError):
+            return
+        with self._lock:
+            news = error.host not in self._away
+            self._away.add(error.host)
+        if news:
+            logger.warning("cannot reach %s, trying again", error.host)
 
 
 def _is_hopeless(error: TransientError, options: DownloadOptions) -> bool:
@@ -115,17 +134,22 @@ def _wait(failures: int, asked: float | None) -> float:
 
 
 class Pace:
-    """Keeps all the threads of a download together within so many bytes a second."""
+    """Keeps a download within so many bytes a second, together with all others of this process.
+
+    A byte takes its time from all that have a limit; two with the same limit get half of it each.
+    """
+
+    _lock = threading.Lock()
+    _free_at = 0.0
 
     def __init__(self, rate: int | None) -> None:
         self._rate = rate
-        self._free_at = monotonic()
 
     def delay(self, count: int) -> float:
         """Book `count` bytes; return the seconds to wait before more are read."""
         if self._rate is None:
             return 0.0
-        now = monotonic()
-        # Two threads may book at the same moment and one booking be lost: a little too fast.
-        self._free_at = max(self._free_at, now) + count / self._rate
-        return self._free_at - now
+        with Pace._lock:
+            now = monotonic()
+            Pace._free_at = max(Pace._free_at, now) + count / self._rate
+            return Pace._free_at - now

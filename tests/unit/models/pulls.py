@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,15 @@ def fetch(
         on_progress=on_progress,
         cancelled=cancelled,
     )
+
+
+@contextmanager
+def downloading(source: str, commit: str) -> Iterator[None]:
+    """Have the lock of a download, as the process that is at work on it."""
+    lead = store.lead(store.lock_of(store.staging(source, commit)))
+    assert lead is not None
+    with closing(lead):
+        yield
 
 
 def right(model: StoredModel, name: str = "model.safetensors", content: bytes = b"") -> bool:

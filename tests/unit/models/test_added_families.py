@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 from openllm.cli.models import models
 from openllm.errors import ConfigurationError
-from openllm.llm.arguments import model_config
+from openllm.llm.settings import model_settings
 from openllm.models import families as known
 from openllm.models.families import Families, family_of, family_of_id, find, why_not
 from openllm.models.family import read_rows
@@ -83,7 +83,8 @@ def test_it_is_one_of_the_known_names(registry: Registry) -> None:
 def test_its_defaults_are_settings(registry: Registry) -> None:
     registry.add_family(row(defaults={"temperature": 0.6, "threads": 2}))
     for name in ("tulip-2", "tulip-2:70b", "org/tulip-70B"):
-        config = model_config(None, defaults_of(parse_ref(name), registry))
+        config = model_settings(parse_ref(name), {}, {}).config
+        assert defaults_of(parse_ref(name), registry) == {"temperature": 0.6, "threads": 2}
         assert (config.defaults.temperature, config.load.threads) == (0.6, 2)
 
 

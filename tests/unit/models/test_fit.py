@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import openllm
 from openllm.config.model import LoadOptions
 from openllm.errors import ConfigurationError
-from openllm.models.facts import ModelFacts
+from openllm.models.facts import ModelFacts, facts_of
 from openllm.models.facts_config import Cache, Shape
 from openllm.models.fit import (
     ENGINES,
     SERVER_BYTES,
     Use,
     cards_of,
+    chosen_context,
     judge,
     largest_context,
     least_need,
@@ -22,9 +27,11 @@ from openllm.models.fit import (
     own_context,
     use_of,
 )
-from openllm.types import ModelFormat
+from openllm.types import LocalModel, ModelFormat
 
 GIB = 1 << 30
+DEMO = Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf"
+KEY = b"llama.context_length\4\0\0\0"
 
 
 def facts_with(
@@ -124,7 +131,7 @@ def test_the_largest_context_fits_and_the_next_does_not(
 
 
 def test_a_verdict_says_how_much_fits() -> None:
-    whole = judge(GGUF, Use("llamacpp", 8192), 16 * GIB)
+    whole = judge(GGUF, Use("llamacpp", 8192), 28 * GIB)
     assert (whole.fits, whole.whole, whole.largest, whole.mapped) == (True, True, 8192, False)
     assert whole.use.sequences == 8
     less = judge(GGUF, Use("llamacpp", 8192), 6 * GIB)
@@ -135,6 +142,36 @@ def test_a_verdict_says_how_much_fits() -> None:
     assert (none.fits, none.largest, none.mapped) == (False, 0, True)
     torch = judge(facts_with(), Use("torch", 512), 15 * GIB)
     assert (torch.fits, torch.mapped) == (False, False)
+
+
+def test_llama_cpp_itself_chooses_less_than_fits() -> None:
+    use = Use("llamacpp", 8192)
+    half = judge(GGUF, use, 16 * GIB)
+    assert (half.largest, half.whole, half.fits) == (8192, False, True)
+    assert half.chosen % 256 == 0
+    assert half.chosen < 4096 + 256
+    asked = judge(GGUF, use, 16 * GIB, context_asked=True)
+    assert (asked.largest, asked.chosen, asked.whole) == (8192, 8192, True)
+    assert judge(GGUF, use, 6 * GIB).chosen == 4096  # It takes no less, and may then fail.
+    assert judge(facts_with(), Use("torch", 8192), 20 * GIB).chosen == 8192
+
+
+def test_what_llama_cpp_chooses_is_what_was_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "long.gguf"
+    content = DEMO.read_bytes()
+    at = content.index(KEY) + len(KEY)
+    path.write_bytes(content[:at] + (10**6).to_bytes(4, "little") + content[at + 4 :])
+    facts = facts_of(LocalModel(name="long", path=str(path), format="gguf"))
+    assert facts is not None
+    free = 400 << 20
+    monkeypatch.setattr("openllm.engines.llamacpp_load.free_memory", lambda: free)
+    with openllm.LLM(str(path)) as llm, caplog.at_level("WARNING", "openllm.engines"):
+        llm.sync_generate("x", max_new_tokens=1)
+    (context,) = re.findall(r"(\d+) of its 1000000 tokens of context fit", caplog.text)
+    told = chosen_context(facts, Use("llamacpp", 10**6, 8), free)
+    assert int(context) == pytest.approx(told, rel=0.1)
 
 
 def test_the_server_is_counted_once_where_the_processor_computes() -> None:
@@ -194,7 +231,7 @@ def test_an_engine_fills_these_cards(
 
 
 def test_a_card_that_is_not_here_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match=r"'cuda:3'.* which has 3 CUDA cards") as raised:
+    with pytest.raises(ConfigurationError, match=r"\(cuda:3\).* which has 3 CUDA cards") as raised:
         cards_of("torch", LoadOptions(device="gpu:3"), 3)
     assert raised.value.param == "device"
 

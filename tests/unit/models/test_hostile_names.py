@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import openllm
-from openllm.errors import ConfigurationError
+from openllm.errors import ConfigurationError, ModelFileError
 from openllm.models.locate import find_local
 from openllm.models.ref import parse_ref
 from openllm.models.store import find, find_tag
@@ -56,3 +56,10 @@ def test_hostile_names_are_refused_and_touch_nothing(outside: Path) -> None:
         assert find_tag(name) is None, name
         assert find(name, name, name) is None, name
     assert snapshot(outside) == before
+
+
+@pytest.mark.reliability("S-28")
+@pytest.mark.parametrize("name", ["b" * 300 + "/x.gguf", "b" * 300 + "/é/x", "x=" + "é/" * 2040])
+def test_a_path_longer_than_a_file_system_has_is_not_there(outside: Path, name: str) -> None:
+    with pytest.raises((ConfigurationError, ModelFileError)):
+        find_local(parse_ref(name))

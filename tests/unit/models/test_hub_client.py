@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, snapshot_download
 
 from tests.hub_server import HubServer
 from tests.unit.models.pulls import FILES, MB
@@ -36,3 +36,17 @@ def test_the_real_client_gets_a_file_intact(
         assert Path(path).parent.name == commit
     assert len(hub.asked(LARGE)) == asked
     assert any(each.door == "cdn" for each in hub.asked(LARGE)) == ("redirect" in faults)
+
+
+def test_the_real_client_gets_a_whole_repository(hub: HubServer, tmp_path: Path) -> None:
+    files = {**FILES, "1_Pooling/config.json": b"{}"}
+    commit = hub.add_repo("org/tiny", files)
+    folder = snapshot_download(
+        "org/tiny", endpoint=hub.url, cache_dir=tmp_path / "cache", token=False
+    )
+    found = {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in Path(folder).rglob("*")
+        if path.is_file()
+    }
+    assert (Path(folder).name, found) == (commit, files)

@@ -7,27 +7,26 @@ import json
 import os
 import shutil
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from huggingface_hub import constants, hf_hub_download
 
 from openllm.config.download import DownloadOptions
 from openllm.errors import ModelFileError
 from openllm.models import facts_ahead as module
-from openllm.models import store, transfer_content
+from openllm.models import transfer_content
 from openllm.models.facts import ModelFacts, facts_of_remote
 from openllm.models.facts_ahead import facts_ahead
-from openllm.models.hub import offered
+from openllm.models.offers import offered
 from openllm.models.ref import parse_ref
 from openllm.models.transfer import PARTS
 from tests.hub_puller import end, environment, start_command
 from tests.hub_server import HubServer
 from tests.unit.model_folders import safetensors
-from tests.unit.models.pulls import MB, fetch, headed_gguf, right
+from tests.unit.models.pulls import MB, downloading, fetch, headed_gguf, right
+from tests.waiting import wait_until
 
 HEADER = 5 * MB
 LARGE = headed_gguf(HEADER, 8 * MB)
@@ -104,11 +103,8 @@ def test_a_pinned_hash_is_for_the_same_part(hub: HubServer, large: str) -> None:
 @pytest.mark.reliability("F-09")
 def test_who_finds_another_at_work_does_not_ask(hub: HubServer) -> None:
     commit = hub.repos["org/large"].refs["main"]
-    folder = store.staging("org/large", commit)
-    with FileLock(store.lock_of(folder)):
-        began = time.monotonic()
+    with downloading("org/large", commit):
         assert ask(hub) is None
-        assert time.monotonic() - began < 2.0
     assert hub.body_bytes == 0
     assert ask(hub) is not None
 
@@ -230,10 +226,7 @@ def test_a_killed_command_goes_on_where_it_was(
 ) -> None:
     hub.faults.rate = 20 * MB
     process = start_command("org/whole", environment(home, hub.url))
-    deadline = time.monotonic() + 30.0
-    while hub.body_bytes < when:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_until(lambda: hub.body_bytes >= when)
     process.send_signal(signal.SIGKILL)
     end(process)
     hub.faults.clear()

@@ -11,12 +11,11 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 from openllm.errors import ModelFetchError, OpenLLMError
-from openllm.models import store, transfer_content
+from openllm.models import transfer_content
 from tests.hub_server import HubServer
-from tests.unit.models.pulls import GGUF, MB, SIZE, fetch, right
+from tests.unit.models.pulls import GGUF, MB, SIZE, downloading, fetch, right
 
 AFTER = 0.5
 """Seconds after which the download is cancelled, and is in the midst of what it does."""
@@ -24,15 +23,15 @@ AFTER = 0.5
 
 @contextmanager
 def ends_soon(cancelled: threading.Event) -> Iterator[None]:
-    """Cancel meanwhile; what is within raises that it was stopped, at most a second later."""
+    """Cancel meanwhile; what is within raises that it was stopped, long before it would end."""
     timer = threading.Timer(AFTER, cancelled.set)
-    timer.start()
     began = time.monotonic()
+    timer.start()
     with pytest.raises(OpenLLMError, match="stopped"):
         yield
     took = time.monotonic() - began
     timer.join()
-    assert AFTER <= took < AFTER + 1.0
+    assert AFTER <= took < AFTER + 8.0
 
 
 @pytest.mark.parametrize(
@@ -71,9 +70,9 @@ def test_a_connection_that_is_not_taken_is_given_up(hub: HubServer) -> None:
 
 
 def test_waiting_for_another_process_is_given_up(hub: HubServer) -> None:
-    folder = store.staging("org/tiny", hub.repos["org/tiny"].refs["main"])
+    commit = hub.repos["org/tiny"].refs["main"]
     cancelled = threading.Event()
-    with FileLock(store.lock_of(folder)), ends_soon(cancelled):
+    with downloading("org/tiny", commit), ends_soon(cancelled):
         fetch(hub, cancelled=cancelled)
     assert right(fetch(hub))
 
@@ -82,7 +81,7 @@ def test_hashing_what_was_here_is_given_up(hub: HubServer, monkeypatch: pytest.M
     real = os.preadv
 
     def slow(descriptor: int, blocks: list[memoryview], offset: int) -> int:
-        time.sleep(0.4)
+        time.sleep(2.0)
         return real(descriptor, blocks, offset)
 
     url = hub.add_file("files/x.gguf", GGUF)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from openllm.config.download import DownloadOptions
-from openllm.errors import ModelFetchError, OpenLLMError
+from openllm.errors import ModelFetchError, ModelNotFoundError, OpenLLMError
 from openllm.models.pull import pull
 from openllm.models.ref import parse_ref
 from tests.hub_server import HubServer
@@ -113,3 +113,15 @@ def test_a_redirect_that_says_no_address_is_told_at_once(hub: HubServer) -> None
 def test_a_url_of_no_host_is_told_at_once(home: Path) -> None:
     with pytest.raises(ModelFetchError, match=r"h\.\.x/m\.gguf is no web address"):
         pull(parse_ref("http://h..x/m.gguf"), DownloadOptions(), framework=lambda *_: "pt")
+
+
+def test_a_listed_file_that_is_not_there_is_no_wrong_name(hub: HubServer) -> None:
+    hub.faults.listing_names = ("added_tokens.json",)
+    with pytest.raises(ModelNotFoundError) as failure:
+        fetch(hub)
+    message = failure.value.message
+    assert "/added_tokens.json is listed by its hub, which does not have it" in message
+    assert "correct the name" not in message
+    hub.faults.clear()
+    with pytest.raises(ModelNotFoundError, match="correct the name"):
+        fetch(hub, "org/none")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,8 @@ from openllm.models.pull import pull
 from openllm.models.ref import parse_ref
 from tests.hub_puller import end, environment, start_command
 from tests.hub_server import HubServer
-from tests.unit.models.pulls import fetch
+from tests.unit.models.pulls import MB, fetch, weights
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -36,26 +38,27 @@ def failure(text: str, **options: Any) -> str:
     return raised.value.message
 
 
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
+
+
 def test_a_hub_that_cannot_be_reached_is_told_soon(
     home: Path, nobody: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     began = time.monotonic()
     with pytest.raises(ModelFetchError) as raised:
         facts_ahead(parse_ref("org/tiny"), DownloadOptions(hub_endpoint=f"http://{nobody}"))
-    assert 2.0 < time.monotonic() - began < 10.0
+    assert 2.0 < time.monotonic() - began < 30.0
     message = raised.value.message
     assert message.startswith(f"{nobody} cannot be reached (Connection refused)")
     for way in ("--hub-endpoint", "HF_ENDPOINT", "proxy", "--offline"):
         assert way in message
     assert "kept" not in message
-    again = [each for each in caplog.records if each.levelno == logging.WARNING]
-    assert [each.getMessage() for each in again] == [f"cannot reach {nobody}, trying again"]
+    assert told(caplog) == [f"cannot reach {nobody}, trying again"]
 
 
 def test_the_command_says_so(home: Path, nobody: str) -> None:
-    began = time.monotonic()
-    ended = end(start_command("org/tiny", environment(home, f"http://{nobody}")), 30.0)
-    assert time.monotonic() - began < 15.0
+    ended = end(start_command("org/tiny", environment(home, f"http://{nobody}")))
     assert ended.status == 1
     assert ended.errors.startswith(f"cannot reach {nobody}, trying again\n")
     assert ended.last["error"]["message"].startswith(f"{nobody} cannot be reached")
@@ -104,6 +107,43 @@ def test_a_server_that_was_there_is_waited_for(
     assert "given up after 2 attempts:" in failure("org/next", hub_endpoint=hub.url)
 
 
+def test_files_that_lose_the_network_together_tell_it_once(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(transfer_retry, "_FIRST_WAIT", 0.001)
+    shards = {f"model-0000{n}-of-00004.safetensors": weights(2 * MB, n) for n in range(1, 5)}
+    hub.add_repo("org/shards", {"config.json": b"{}", **shards})
+    hub.faults.stall_after = MB + MB // 2
+    endpoint = hub.url
+
+    def lose() -> None:
+        wait_until(lambda: hub.body_bytes >= 4 * hub.faults.stall_after)
+        hub.close()
+
+    losing = threading.Thread(target=lose)
+    losing.start()
+    with pytest.raises(ModelFetchError, match="cannot be reached"):
+        fetch(hub, "org/shards", hub_endpoint=endpoint, download_timeout=60.0)
+    losing.join()
+    assert told(caplog) == [f"cannot reach {endpoint.removeprefix('http://')}, trying again"]
+
+
+def test_a_network_that_is_lost_again_is_told_again(caplog: pytest.LogCaptureFixture) -> None:
+    def lost() -> None:
+        raise transfer_retry.UnreachableError("cdn", "refused", "look at it", known=True)
+
+    retries = transfer_retry.Retries(DownloadOptions(download_retries=2), lambda _: None)
+    for _ in range(2):
+        retries.reached("other")
+        with pytest.raises(ModelFetchError):
+            retries.run(lost)
+    assert told(caplog) == ["cannot reach cdn, trying again"]
+    retries.reached("cdn")
+    with pytest.raises(ModelFetchError):
+        retries.run(lost)
+    assert told(caplog) == ["cannot reach cdn, trying again"] * 2
+
+
 def test_what_was_done_before_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transfer_retry, "UNKNOWN_SECONDS", 100.0)
     monkeypatch.setattr(transfer_retry, "_FIRST_WAIT", 0.001)
@@ -114,9 +154,7 @@ def test_what_was_done_before_does_not_count(monkeypatch: pytest.MonkeyPatch) ->
         raise transfer_retry.UnreachableError("cdn", "refused", "look at it", known=False)
 
     with pytest.raises(ModelFetchError, match=r"after 3 attempts: look at it\. What has arrived"):
-        transfer_retry.retried(
-            attempt, DownloadOptions(), pause=lambda _: None, brought=lambda: False
-        )
+        transfer_retry.Retries(DownloadOptions(), lambda _: None).run(attempt, lambda: False)
 
 
 def test_what_has_arrived_is_kept_where_something_can_have(hub: HubServer) -> None:

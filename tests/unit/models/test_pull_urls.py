@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
+import threading
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,12 +15,18 @@ import httpx2
 import pytest
 
 from openllm.config.download import DownloadOptions
-from openllm.errors import ModelFetchError, ModelNotFoundError
+from openllm.errors import (
+    ConfigurationError,
+    ModelFetchError,
+    ModelNotFoundError,
+    OpenLLMError,
+)
 from openllm.models import store, transfer_http
 from openllm.models.pull import Progress
+from openllm.models.ref import parse_ref, shown_source
 from openllm.models.transfer_http import Session, measure
 from tests.hub_server import HubServer
-from tests.unit.models.pulls import GGUF, MB, SIZE, fetch, gguf, right
+from tests.unit.models.pulls import FILES, GGUF, MB, SIZE, fetch, gguf, right
 
 
 @pytest.mark.spec("S1-40")
@@ -27,6 +36,78 @@ def test_a_url_is_stored_by_the_hash_of_its_content(hub: HubServer) -> None:
     assert model.tag == f"pt-some-model:{hashlib.sha256(GGUF).hexdigest()[:16]}"
     assert model.source == url
     assert right(model, "some-model.gguf")
+
+
+@pytest.mark.spec("S0-08")
+def test_urls_of_one_content_are_one_model_that_both_find(hub: HubServer) -> None:
+    urls = [hub.add_file(f"{each}/m.gguf", GGUF) for each in ("first", "second")]
+    model = fetch(hub, urls[0])
+    assert store.find(urls[1]) is None
+    assert fetch(hub, urls[1]).tag == model.tag
+    assert [each.tag for each in store.stored()] == [model.tag]
+    hub.add_file("second/m.gguf", gguf(len(GGUF), 2))
+    other = fetch(hub, urls[1])
+    assert other.tag != model.tag
+    found = [store.find(url) for url in urls]
+    assert [each and each.tag for each in found] == [model.tag, other.tag]
+    hub.add_file("second/m.gguf", GGUF)
+    fetch(hub, urls[1])
+    found = [store.find(url) for url in urls]
+    assert [each and each.tag for each in found] == [model.tag, model.tag]
+
+
+def test_a_branch_is_not_taken_for_a_repository(hub: HubServer) -> None:
+    hub.add_repo("org/tiny", {**FILES, "x.json": b"1"}, "other/name")
+    fetch(hub, "org/tiny@other/name")
+    assert store.find("org/tiny", "other/name") is not None
+    assert store.find("other/name") is None
+
+
+@pytest.mark.reliability("F-08", "F-13")
+def test_a_file_that_was_complete_once_is_not_added_to(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    url = hub.add_file("files/x.gguf", GGUF)
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "add", full)
+        with pytest.raises(ModelFetchError, match="No space left"):
+            fetch(hub, url)
+    other = gguf(len(GGUF) + MB, 2)
+    hub.add_file("files/x.gguf", other)
+    assert right(fetch(hub, url), "x.gguf", other)
+
+
+@pytest.mark.reliability("F-08")
+@pytest.mark.parametrize("date", ["", "Sat, 01 Jan 2000 00:00:00 GMT"])
+def test_without_an_etag_the_time_of_change_identifies_a_content(hub: HubServer, date: str) -> None:
+    url = hub.add_file("files/x.gguf", GGUF)
+    hub.faults.no_etag, hub.faults.last_modified = True, date
+    hub.faults.reset_every = 2 * MB
+    cancelled = threading.Event()
+
+    def stop(progress: Progress) -> None:
+        if progress.done >= MB:
+            cancelled.set()
+
+    def interrupted() -> None:
+        cancelled.clear()
+        hub.faults.reset_every, hub.faults.rate = 2 * MB, MB
+        with pytest.raises(ModelFetchError):
+            fetch(hub, url, on_progress=stop, cancelled=cancelled)
+        hub.faults.reset_every = hub.faults.rate = None
+        hub.reset_counts()
+
+    interrupted()
+    assert right(fetch(hub, url), "x.gguf")
+    assert (hub.body_bytes < len(GGUF)) == bool(date)
+    interrupted()
+    other = gguf(len(GGUF), 2)
+    hub.add_file("files/x.gguf", other)
+    hub.faults.last_modified = date.replace("2000", "2001")
+    assert right(fetch(hub, url), "x.gguf", other)
 
 
 @pytest.mark.reliability("F-08")
@@ -160,3 +241,40 @@ def test_a_wait_that_is_none_is_not_kept(hub: HubServer, wait: str) -> None:
     hub.faults.listing_status, hub.faults.listing_times = 503, 1
     hub.faults.retry_after = wait
     assert right(fetch(hub))
+
+
+def test_what_may_be_secret_in_a_url_is_in_no_report_and_no_error(hub: HubServer) -> None:
+    url = hub.add_file("m.gguf", GGUF) + "?token=SECRET"
+    seen: list[Progress] = []
+    model = fetch(hub, url, seen.append)
+    assert {each.source for each in seen} == {f"{hub.url}/m.gguf?..."}
+    found = store.find(url)
+    assert found is not None
+    assert found.tag == model.tag
+    assert "SECRET" not in store.remedy(model)
+    for text, options in ((url + "2", {"offline": True}), (url, {"store_quota": 1})):
+        store.remove_unused(model)
+        with pytest.raises(OpenLLMError) as failure:
+            fetch(hub, text, **options)
+        assert "SECRET" not in failure.value.message
+        assert f"{hub.url}/m.gguf?..." in failure.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://host/m.gguf?token=SECRET&x=1", "https://host/m.gguf?..."),
+        ("mine=https://host:8/m.gguf?a?b", "mine=https://host:8/m.gguf?..."),
+        ("https://user:SECRET@host/m.gguf", "https://host/m.gguf"),
+        ("https://host/m.gguf#SECRET", "https://host/m.gguf?..."),
+        ("https://host/a@b.gguf", "https://host/a@b.gguf"),
+        ("org/name@main:file.gguf", "org/name@main:file.gguf"),
+        ("./what?.gguf", "./what?.gguf"),
+    ],
+)
+def test_a_models_text_is_shown_without_secrets(text: str, shown: str) -> None:
+    assert shown_source(text) == shown
+    if "SECRET" in text:
+        with pytest.raises(ConfigurationError) as failure:
+            parse_ref(f" {text}")
+        assert "SECRET" not in failure.value.message

@@ -10,7 +10,7 @@ import pytest
 
 import openllm
 from openllm.errors import ConfigurationError
-from openllm.models.locate import defaults_of, expand, find_local, known_names
+from openllm.models.locate import defaults_of, expand, family_of, find_local, known_names
 from openllm.models.ref import is_model_name, parse_ref
 from openllm.models.registry import REGISTRY, Registered, Registry
 
@@ -105,6 +105,21 @@ def test_wrong_models_are_not_added(
         registry.add_model(name, source)
 
 
+def test_a_format_that_is_none_is_refused(registry: Registry) -> None:
+    said = "format of the model 'x' is 'zip'; use one of gguf, safetensors, script, other"
+    with pytest.raises(ConfigurationError, match=said):
+        registry.add_model("x", "/m/x", format="zip")  # type: ignore[arg-type]
+
+    with pytest.raises(ConfigurationError, match=said):
+
+        @registry.add_model(model_name="x")
+        class Described:
+            source = "/m/x"
+            format = "zip"
+
+    assert "x" not in registry
+
+
 def test_a_class_without_a_source_is_refused(registry: Registry) -> None:
     with pytest.raises(ConfigurationError, match="Nothing of the model 'x' has no source"):
 
@@ -122,6 +137,13 @@ def test_wrong_defaults_are_refused_all_at_once(registry: Registry) -> None:
         "- the model 'x': top_k true must be a whole number, 0 or more",
     ]
     assert "x" not in registry
+
+
+def test_the_defaults_of_what_means_itself_have_an_end(registry: Registry) -> None:
+    registry.add_model("a", "b", defaults={"temperature": 0.5})
+    registry.add_model("b", "a", defaults={"top_k": 3})
+    assert defaults_of(parse_ref("a"), registry) == {"temperature": 0.5, "top_k": 3}
+    assert family_of(parse_ref("a"), registry) is None
 
 
 def test_a_model_that_means_itself_is_refused(registry: Registry) -> None:

@@ -69,7 +69,7 @@ def test_the_command_bentoml_models_list_shows_what_we_add() -> None:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=120,
         env={**os.environ, "BENTOML_DO_NOT_TRACK": "True"},
     )
     (shown,) = json.loads(done.stdout)

@@ -57,7 +57,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
 def test_every_command_says_where_and_what_to_do(place: Path, arguments: list[str]) -> None:
     done = CliRunner().invoke(main, arguments)
-    assert (done.exit_code, done.stdout) == (1, "")
+    assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"Error: The store of models {place} cannot be used: ")
     assert done.stderr.endswith(f"; {WAY_OUT}\n")
 

@@ -35,7 +35,7 @@ def started(program: str, what: str, **environment: str) -> subprocess.Popen[str
 
 
 def finished(process: subprocess.Popen[str]) -> str:
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     return output
 
