@@ -14,9 +14,12 @@ from openllm.bench.load import Sender, run_load
 from openllm.bench.settings import BenchSettings, RequestRecord
 from openllm.bench.stream import error_message
 from openllm.bench.workload import PromptFit, jobs
-from openllm.errors import OpenLLMError
+from openllm.errors import InvalidRequestError, OpenLLMError
 
 Progress = Callable[[str], None]
+
+_REFUSALS = frozenset({"http_400", "http_404", "http_413", "http_422"})
+"""What a server answers to a request that is wrong as written, or names no model of its."""
 
 
 class Round(Struct):
@@ -109,6 +112,12 @@ async def find_model(client: HttpClient, wanted: str = "") -> str:
     return _first_model(response, url)
 
 
+def failure(what: str, record: RequestRecord) -> OpenLLMError:
+    """Return the error that says `what` has failed, and why that one request did."""
+    kind = InvalidRequestError if record.error in _REFUSALS else OpenLLMError
+    return kind(f"{what}: {record.detail}")
+
+
 def _first_model(response: Response, url: str) -> str:
     with suppress(orjson.JSONDecodeError, LookupError, TypeError):
         name = orjson.loads(response.body)["data"][0]["id"]
@@ -122,7 +131,7 @@ async def _warm_up(run: Run, side: Side, client: HttpClient) -> None:
     for job in jobs(run.settings, -1, run.fit):
         record = await sender.send(job)
         if record.error:
-            raise OpenLLMError(f"{side.target.url} failed the warm-up: {record.detail}")
+            raise failure(f"{side.target.url} failed the warm-up", record)
         if record.prompt_tokens and len(run.fit.seen) < 2 and not run.settings.prompts:
             run.fit.learn(len(job.prompt.split()), record.prompt_tokens)
 

@@ -23,6 +23,9 @@ class LengthRange(Struct, frozen=True, array_like=True):
     low: int
     high: int
 
+    def __str__(self) -> str:
+        return str(self.low) if self.low == self.high else f"{self.low}:{self.high}"
+
     @classmethod
     def of(cls, text: str) -> LengthRange:
         """Read a number of tokens, or LOW:HIGH; raises `ValueError` if it is neither."""

@@ -88,14 +88,15 @@ def read_prompts(path: Path) -> tuple[str, ...]:
         ConfigurationError: It cannot be read, or holds no prompt.
     """
     try:
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as exc:
         raise ConfigurationError(f"cannot read the prompts in {path}: {exc}") from exc
-    if not lines:
+    numbered = [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
         raise ConfigurationError(f"{path} holds no prompt; write one a line")
     if path.suffix != ".jsonl":
-        return tuple(lines)
-    return tuple(_prompt_field(line, path, number) for number, line in enumerate(lines, 1))
+        return tuple(line for _, line in numbered)
+    return tuple(_prompt_field(line, path, number) for number, line in numbered)
 
 
 def _prompt_field(line: str, path: Path, number: int) -> str:

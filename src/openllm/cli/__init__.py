@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import Any
 
 import click
 
-INTERRUPTED = 130
-"""Exit status of a command that Ctrl-C ended, as shells have it."""
+from openllm.cli.ending import INTERRUPTED, told
+from openllm.cli.streams import open_streams
 
 _COMMANDS = {
     "start": ("openllm.cli.start:start", "Serve models behind an OpenAI-compatible API."),
@@ -50,6 +51,11 @@ class _LazyGroup(click.Group):
             ctx.fail(_unknown(name))
         return super().resolve_command(ctx, args)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        open_streams()
+        with told():
+            return super().main(*args, **kwargs)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
@@ -79,7 +85,17 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
         ctx.exit()
 
 
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+def _hyphenated(name: str) -> str:
+    return name.replace("_", "-")
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "token_normalize_func": _hyphenated,  # Of flags, which may have underscores.
+    },
+)
 @click.option(
     "--version",
     is_flag=True,
@@ -88,8 +104,11 @@ def _print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
     callback=_print_version,
     help="Print the version and exit.",
 )
-def main() -> None:
+@click.pass_context
+def main(ctx: click.Context) -> None:
     """Serve open language models behind an OpenAI-compatible API.
 
     `openllm start` serves the bundled model at http://127.0.0.1:5000; `openllm chat` talks to it.
     """
+    if os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb":
+        ctx.color = False  # Of all commands, whose contexts are made from this one.

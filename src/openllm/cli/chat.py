@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openllm.cli import INTERRUPTED
-from openllm.cli.remote import connect, explain, remote_options, sampling_options
+from openllm.cli.ending import INTERRUPTED
+from openllm.cli.remote import connected, explain, remote_options, sampling_options
+from openllm.cli.streams import as_text
+from openllm.errors import OpenLLMError
 
 if TYPE_CHECKING:
     from open_llm_client import Client
@@ -33,19 +35,15 @@ def chat(
     Ctrl-C stops a reply, Ctrl-D leaves. From a pipe or a file, each line is a message, and stdout
     gets the replies alone.
     """
-    from open_llm_client import ClientError
-    from openllm.cli.chat_session import ChatSession, CommandError
+    from openllm.cli.chat_session import ChatSession
     from openllm.cli.line_input import LineInput
 
-    with connect(url, api_key) as client:
-        session = ChatSession(client, sampling_options(model, sampling), system=system, stats=stats)
-        try:
-            with LineInput() as lines:
-                _greet(client, session, lines)
-                _converse(session, lines, client.url)
-        except (ClientError, CommandError) as error:
-            click.echo(f"Error: {_one_line(error, client.url)}", err=True)
-            sys.exit(1)
+    options = sampling_options(model, sampling)
+    with connected(url, api_key) as client, LineInput() as lines:
+        session = ChatSession(client, options, system=as_text(system, "--system"), stats=stats)
+        _greet(client, session, lines)
+        while not session.over:
+            _take_one(session, lines, client.url)
 
 
 def _greet(client: Client, session: ChatSession, lines: LineInput) -> None:
@@ -56,18 +54,14 @@ def _greet(client: Client, session: ChatSession, lines: LineInput) -> None:
     if session.options.get("model"):
         session.take(f"/model {session.options['model']}")
     elif lines.interactive:
-        note(f"Talking to {served[0]} at {client.url}. /help lists commands, Ctrl-D leaves.")
-
-
-def _converse(session: ChatSession, lines: LineInput, url: str) -> None:
-    while not session.over:
-        _take_one(session, lines, url)
+        first = served[0] if served else "no model yet"
+        note(f"Talking to {first} at {client.url}. /help lists commands, Ctrl-D leaves.")
 
 
 def _take_one(session: ChatSession, lines: LineInput, url: str) -> None:
     """Take one message; a script, unlike a person, ends at its first error."""
     from open_llm_client import ClientError
-    from openllm.cli.chat_session import CommandError, note
+    from openllm.cli.chat_session import note
 
     try:
         session.take(lines.read())
@@ -79,13 +73,7 @@ def _take_one(session: ChatSession, lines: LineInput, url: str) -> None:
         if not lines.interactive:
             sys.exit(INTERRUPTED)
         note("\nCtrl-D or /exit leaves.")
-    except (ClientError, CommandError) as error:
+    except (ClientError, OpenLLMError) as error:
         if not lines.interactive:
             raise
-        note(_one_line(error, url))
-
-
-def _one_line(error: Exception, url: str) -> str:
-    from open_llm_client import ClientError
-
-    return explain(error, url) if isinstance(error, ClientError) else str(error)
+        note(explain(error, url) if isinstance(error, ClientError) else error.message)

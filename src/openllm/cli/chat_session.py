@@ -6,6 +6,7 @@ Knows nothing of how lines are read.
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 import time
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openllm.cli.remote import write_reply
+from openllm.cli.streams import harmless
+from openllm.errors import InvalidRequestError, OpenLLMError
 
 if TYPE_CHECKING:
     from open_llm_client import Client
@@ -30,8 +33,8 @@ A line that ends in \\ goes on in the next; so do lines between \"\"\" and \"\"\
 Ctrl-C stops a reply. Put a blank before a message that begins with /."""
 
 
-class CommandError(Exception):
-    """A command cannot be carried out; the message says why."""
+class CommandError(InvalidRequestError):
+    """A command is wrong as written; the message says why."""
 
 
 class ChatSession:
@@ -59,7 +62,8 @@ class ChatSession:
         """Carry out a command, or send a message and write the reply as it comes.
 
         Raises:
-            CommandError: The command is unknown or cannot be carried out.
+            CommandError: The command is unknown or wrong.
+            OpenLLMError: A file cannot be written.
             ClientError: The server failed; the conversation is as it was.
         """
         if text.startswith("/"):
@@ -127,7 +131,7 @@ class ChatSession:
         names = [word for word in words if word != "--force"] or [_file_name()]
         if len(names) > 1:
             raise CommandError(f"/save takes one file, not {len(names)}; quote a name with blanks")
-        path = Path(names[0]).expanduser()
+        path = Path(os.path.expanduser(names[0]))
         save(self.conversation(), path, force=force)
         note(f"Saved to {path}.")
 
@@ -136,7 +140,8 @@ def save(messages: list[Message], path: Path, *, force: bool) -> None:
     """Write a conversation as JSON or Markdown, by the file's extension.
 
     Raises:
-        CommandError: The extension is another, the file exists, or it cannot be written.
+        CommandError: The extension is another, or the file exists.
+        OpenLLMError: It cannot be written.
     """
     if path.suffix == ".json":
         text = json.dumps({"messages": messages}, ensure_ascii=False, indent=2) + "\n"
@@ -150,12 +155,12 @@ def save(messages: list[Message], path: Path, *, force: bool) -> None:
     except FileExistsError:
         raise CommandError(f"{path} exists: /save --force {path} replaces it") from None
     except OSError as error:
-        raise CommandError(f"cannot write {path}: {error.strerror}") from None
+        raise OpenLLMError(f"cannot write {path}: {error.strerror}") from None
 
 
 def note(text: str) -> None:
     """Tell the user something that is no reply; on stderr, so that stdout holds replies alone."""
-    print(text, file=sys.stderr, flush=True)
+    print(harmless(text), file=sys.stderr, flush=True)
 
 
 def _split(argument: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ from openllm.cli.start import start
 
 if TYPE_CHECKING:
     from openllm.config.effective import Configuration, Setting
-    from openllm.errors import OpenLLMError
 
 _MASK = "********"
 
@@ -42,17 +40,13 @@ def show(
     """Print every setting in effect and where it was given; secrets are masked.
 
     Takes what `openllm start` takes. What other variables give, such as HF_TOKEN, is shown with
-    their names. The exit status is 2 if a setting is wrong.
+    their names.
     """
     from openllm.bento.options import read_configuration
-    from openllm.errors import OpenLLMError
 
     asked = named_models(models, named)
     options = {**given(flags), **parse_opts(opts)}
-    try:
-        found = _checked(read_configuration(asked, options, os.environ, file=file))
-    except OpenLLMError as error:
-        _refuse(error)
+    found = _checked(read_configuration(asked, options, os.environ, file=file))
     if as_json:
         click.echo(json.dumps(_document(found), indent=2))
     else:
@@ -65,17 +59,13 @@ def check(file: str | None) -> None:
     """Say all that is wrong with a configuration file, and with what it names.
 
     Without FILE the environment and the file of OPEN_LLM_CONFIGURATION are checked. Nothing is
-    loaded or downloaded. The exit status is 2 if something is wrong.
+    loaded or downloaded.
     """
     from openllm.bento.checks import check as check_all
     from openllm.bento.options import read_configuration
-    from openllm.errors import OpenLLMError
 
-    try:
-        found = read_configuration(None, {}, {} if file else os.environ, file=file)
-        missing = check_all(found).missing
-    except OpenLLMError as error:
-        _refuse(error)
+    found = read_configuration(None, {}, {} if file else os.environ, file=file)
+    missing = check_all(found).missing
     names = ", ".join(each.name for each in found.entries)
     click.echo(f"No mistake was found; `openllm start` would serve {names}.")
     if missing:
@@ -111,18 +101,16 @@ def _checked(found: Configuration) -> Configuration:
     return with_outside(found, str(home()))
 
 
-def _refuse(error: OpenLLMError) -> None:
-    from openllm.errors import ConfigurationError
-
-    click.echo(f"Error: {error.message}", err=True)
-    sys.exit(2 if isinstance(error, ConfigurationError) else 1)
-
-
 def _document(found: Configuration) -> dict[str, Any]:
+    from openllm.models.ref import shown_source
+
     return {
         "server": dict(_json_settings(found.settings)),
         "models": {
-            each.name: {"model": each.text, "settings": dict(_json_settings(each.settings))}
+            each.name: {
+                "model": shown_source(each.text),
+                "settings": dict(_json_settings(each.settings)),
+            }
             for each in found.entries
         },
     }
@@ -137,10 +125,12 @@ def _json_settings(settings: Mapping[str, Setting]) -> Iterator[tuple[str, Any]]
 
 
 def _print_tables(found: Configuration) -> None:
+    from openllm.models.ref import shown_source
+
     _print_table("server", found.settings)
     for each in found.entries:
         click.echo()
-        _print_table(f"model {each.name} ({each.text})", each.settings)
+        _print_table(f"model {each.name} ({shown_source(each.text)})", each.settings)
 
 
 def _print_table(title: str, settings: Mapping[str, Setting]) -> None:

@@ -6,11 +6,13 @@ import sys
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
-from openllm.cli.store_flag import store_flag
+from openllm.cli.ending import FAILED
+from openllm.cli.store_flag import folder_flag
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from openllm.cli.doctor_check import Finding, Topic
 
@@ -23,8 +25,9 @@ _INDENT = " " * 8
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-@store_flag
-def doctor(as_json: bool) -> None:
+@folder_flag()
+@click.pass_context
+def doctor(ctx: click.Context, as_json: bool, models_dir: str | None) -> None:
     """Say what is installed, which engines work here, and why the others do not.
 
     Looks at packages, devices, memory, the store, the hub and the settings of the environment; it
@@ -33,34 +36,32 @@ def doctor(as_json: bool) -> None:
     """
     from openllm.cli.doctor_check import examine
 
-    found = examine(_topics(), LIMIT)
+    typed = ctx.get_parameter_source("models_dir") is ParameterSource.COMMANDLINE
+    found = examine(_topics({"models_dir": models_dir} if typed else {}), LIMIT)
     click.echo(_json(found) if as_json else _table(found))
     failed = any(finding.check.status == "fail" for finding in found)
-    sys.exit(1 if failed else 0)
+    sys.exit(FAILED if failed else 0)
 
 
-def _topics() -> list[Topic]:
+def _topics(options: Mapping[str, object]) -> list[Topic]:
     from openllm.cli.doctor_check import Topic
     from openllm.cli.doctor_engines import engine_topics
     from openllm.cli.doctor_machine import look_at_machine
     from openllm.cli.doctor_network import look_at_hub, look_at_port
     from openllm.cli.doctor_packages import look_at_packages, look_at_python
-    from openllm.cli.doctor_settings import (
-        download_options,
-        look_at_settings,
-        server_settings,
-    )
+    from openllm.cli.doctor_settings import SettingsHere, look_at_settings
     from openllm.cli.doctor_store import look_at_store
 
+    settings = SettingsHere(options)
     return [
         Topic("Python", look_at_python),
         Topic("Packages", look_at_packages),
         *engine_topics(),
         Topic("Machine", look_at_machine),
-        Topic("Store", look_at_store),
-        Topic("Hub", lambda: look_at_hub(download_options())),
-        Topic("Server", lambda: look_at_port(server_settings())),
-        Topic("Settings", look_at_settings),
+        Topic("Store", lambda: look_at_store(settings.store_origin())),
+        Topic("Hub", lambda: look_at_hub(settings.download())),
+        Topic("Server", lambda: look_at_port(settings.server())),
+        Topic("Settings", lambda: look_at_settings(settings)),
     ]
 
 

@@ -46,12 +46,12 @@ def engines(names: Sequence[str]) -> Sequence[Check]:
 
 def _absent(name: str) -> Check | None:
     """Say why an engine cannot work here; None if it is worth a try."""
-    from openllm.engines import engine_kind, missing_modules
+    from openllm.engines import installation, missing_modules
 
     missing = missing_modules(name)
     if missing:
         text = f"not installed: {', '.join(missing)}"
-        return Check(name, "off", text, f"to use it: pip install '{engine_kind(name).install}'")
+        return Check(name, "off", text, f"to use it: {installation(name)}")
     reason = _unfit(name)
     return Check(name, "off", reason, "other engines serve the same models") if reason else None
 

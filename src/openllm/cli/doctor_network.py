@@ -72,8 +72,8 @@ def token() -> Sequence[Check]:
     """Say where a hub token is, and warn of a file that others can read; never its value."""
     if os.environ.get("HF_TOKEN"):
         return (Check("token", "ok", "in HF_TOKEN"),)
-    default = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "token"
-    path = Path(os.environ.get("HF_TOKEN_PATH") or default).expanduser()
+    folder = os.environ.get("HF_HOME") or "~/.cache/huggingface"
+    path = Path(os.path.expanduser(os.environ.get("HF_TOKEN_PATH") or f"{folder}/token"))
     try:
         mode = path.stat().st_mode
     except OSError:
@@ -96,7 +96,8 @@ def look_at_port(settings: ServerSettings) -> Sequence[Check]:
         fix = f"choose another for a second server: openllm start --port {_next(port)}"
         return (Check("port", "warn", error.message.partition(";")[0], fix),)
     except ConfigurationError as error:
-        fix = "choose another address: openllm start --host 127.0.0.1 --port 5000"
+        usual = type(settings)()
+        fix = f"choose another address: openllm start --host {usual.host} --port {usual.port}"
         return (Check("port", "fail", error.message, fix),)
     return (Check("port", "ok", f"{port} on {host} is free" if port else "0: a free one is taken"),)
 

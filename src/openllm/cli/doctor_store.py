@@ -19,12 +19,20 @@ _MOVE = "or set BENTOML_HOME to a folder on another disk"
 _CHOOSE = "set BENTOML_HOME to a folder that this user can write"
 
 
-def look_at_store() -> Sequence[Check]:
-    """Say where models are kept, whether more can be added, and what is there."""
+def look_at_store(origin: str = "") -> Sequence[Check]:
+    """Say where models are kept, whether more can be added, and what is there.
+
+    Args:
+        origin: What chose the folder; "" if nothing did.
+    """
+    from openllm.errors import ConfigurationError
     from openllm.models.store import home
 
-    folder = home()
-    checks = [_folder(folder)]
+    try:
+        folder = home()
+    except ConfigurationError as error:
+        return (Check("folder", "fail", error.message, _CHOOSE),)
+    checks = [_folder(folder, origin)]
     if checks[0].status != "fail":
         checks += [_room(folder), _models()]
     return checks
@@ -35,12 +43,11 @@ def existing(folder: Path) -> Path:
     return next((each for each in (folder, *folder.parents) if each.exists()), Path("/"))
 
 
-def _folder(folder: Path) -> Check:
+def _folder(folder: Path, origin: str) -> Check:
     from openllm.errors import ConfigurationError
     from openllm.models.store import check_place
 
-    chosen = " (BENTOML_HOME)" if os.environ.get("BENTOML_HOME") else ""
-    text = f"{folder}{chosen}"
+    text = f"{folder} ({origin})" if origin else str(folder)
     there = existing(folder)
     if not there.is_dir():
         return Check("folder", "fail", f"{text}: {there} is a file", _CHOOSE)

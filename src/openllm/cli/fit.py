@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
+from openllm.cli.ending import FAILED
 from openllm.cli.once import OnceCommand
 from openllm.cli.options import field_flags, flags_of, given
 from openllm.config.download import DownloadOptions
+from openllm.config.model import CONCURRENCY
 
 if TYPE_CHECKING:
     from openllm.config.effective import Entry
@@ -40,7 +42,8 @@ class _Row(NamedTuple):
 @field_flags(
     "context_length",
     "dtype",
-    max_concurrency="Sequences of full length at once [default: 8 on llamacpp, 1 elsewhere].",
+    max_concurrency="Sequences of full length at once"
+    f" [default: {CONCURRENCY['llamacpp']} on llamacpp, 1 elsewhere].",
     backend="This engine only.",
     device="cpu counts the processor's memory only.",
 )
@@ -52,36 +55,34 @@ def fit(name: str, as_json: bool, **flags: Any) -> None:
 
     MODEL is anything that `openllm start` takes. Of a model that is not here only the headers of
     its files are read. KV is the cache of keys and values with every sequence at full length.
-    Without --context-length it is the model's own, and engines make do with less. The exit status
-    is 0 if it fits on an engine, 1 if on none, 2 if the name or an option is wrong or what is
-    needed to tell cannot be read.
+    Without --context-length it is the model's own, and engines make do with less, llama.cpp with
+    what half of the free memory holds. The exit status
+    is 0 if it fits on an engine and 1 if on none, or if nobody can tell.
 
     \b
       openllm fit ./llama.gguf --context-length 8192
       openllm fit org/name:Q4_K_M --max-concurrency 1
     """
-    from openllm.errors import OpenLLMError
-
-    try:
-        fits = _fit(name, given(flags), as_json)
-    except OpenLLMError as error:
-        click.echo(f"Error: {error.message}", err=True)
-        sys.exit(2)
-    sys.exit(0 if fits else 1)
+    sys.exit(0 if _fit(name, given(flags), as_json) else FAILED)
 
 
 def _fit(name: str, options: dict[str, Any], as_json: bool) -> bool:
-    from openllm.bento.options import read_configuration
-    from openllm.errors import ConfigurationError
+    from openllm.bento.options import blame, read_configuration
+    from openllm.errors import ConfigurationError, OpenLLMError
 
     entries = read_configuration(name, options, os.environ).entries
     if len(entries) != 1:
         raise ConfigurationError(f"{name!r} are {len(entries)} models; give one.")
-    facts = _facts(entries[0])
+    (entry,) = entries
     reasons: list[str] = []
-    rows = list(_rows(facts, entries[0], reasons))
+    try:
+        facts = _facts(entry)
+        rows = list(_rows(facts, entry, reasons))
+    except OpenLLMError as error:
+        error.message = blame(error, entry.settings)
+        raise
     write = _write_json if as_json else _write_table
-    write(entries[0], facts, rows, reasons)
+    write(entry, facts, rows, reasons)
     return any(row.fit.fits for row in rows)
 
 
@@ -95,7 +96,7 @@ def _facts(entry: Entry) -> ModelFacts:
     ref = parse_ref(entry.text)
     model = find_local(ref)
     if model is None:
-        from openllm.models.hub import offered
+        from openllm.models.offers import offered
 
         return facts_of_remote(*offered(expand(ref), entry.download), entry.download)
     facts = facts_of(model)
@@ -161,13 +162,13 @@ def _mistakes(entry: Entry, engine: str) -> list[str]:
 
 def _row(facts: ModelFacts, engine: str, load: LoadOptions, cards: Sequence[int] | None) -> _Row:
     from openllm.engines import engine_kind, missing_modules
-    from openllm.errors import ConfigurationError
+    from openllm.errors import OpenLLMError
     from openllm.machine import free_memory
     from openllm.models.fit import cards_of, judge, use_of
 
     use = use_of(facts, engine, load, cards=cards)
     if use.place == "gpu" and cards is None:
-        raise ConfigurationError(_UNKNOWN_CARDS)
+        raise OpenLLMError(_UNKNOWN_CARDS)
     if cards and use.place == "gpu":
         free = sum(cards[each] for each in cards_of(engine, load, len(cards)))
     else:
@@ -227,6 +228,7 @@ def _fields(row: _Row) -> dict[str, Any]:
         "fits": fit.fits,
         "fits_whole_context": fit.whole,
         "largest_context": fit.largest,
+        "chosen_context": fit.chosen,
         "install": row.lacks,
     }
 
@@ -254,15 +256,22 @@ def _cells(fit: Fit) -> tuple[str, ...]:
 
 
 def _notes(facts: ModelFacts, rows: Sequence[_Row]) -> Iterator[str]:
+    from openllm.engines import installation
+
     for fit, lacks in rows:
         engine = fit.use.engine
         yield f"{engine}: {fit.use.sequences} x {fit.use.context} tokens" + (
             " on the card" if fit.use.place == "gpu" else ""
         )
+        if not fit.context_asked and fit.chosen < min(fit.use.context, fit.largest):
+            yield (
+                f"{engine}: start chooses about {fit.chosen} tokens itself, which leaves memory to"
+                f" others; --context-length gives up to {fit.largest}"
+            )
         if fit.mapped:
             yield f"{engine}: it would start, and read weights from the disk again and again"
         if lacks:
-            yield f"{engine}: not installed here; run: pip install '{lacks}'"
+            yield f"{engine}: not installed here; run: {installation(engine)}"
     if rows and not facts.shape.caches and not facts.shape.state:
         yield "The files do not say how large its KV cache is, so that is not counted."
 
@@ -271,6 +280,8 @@ def _warnings(entry: Entry, facts: ModelFacts, rows: Sequence[_Row]) -> Iterator
     """Yield where the settings are not honoured, and what start alone will tell."""
     from openllm.models.families import support_of
 
+    if refusal := _without_tokenizer(entry, facts):
+        yield f"start refuses it: {refusal}"
     asked = entry.config.load.context_length or 0
     for use in (row.fit.use for row in rows):
         if use.context < asked:
@@ -283,3 +294,21 @@ def _warnings(entry: Entry, facts: ModelFacts, rows: Sequence[_Row]) -> Iterator
                 f"torch: nothing is known here of {facts.architecture}; start says whether the"
                 " installed transformers runs it when it loads the model"
             )
+
+
+def _without_tokenizer(entry: Entry, facts: ModelFacts) -> str:
+    """Return what keeps a folder on this machine from being served for want of a tokenizer."""
+    from openllm.errors import ModelFileError
+    from openllm.models.folder import check_tokenizer
+    from openllm.models.locate import find_local
+    from openllm.models.ref import parse_ref
+
+    load = entry.config.load
+    other = load.tokenizer is not None or load.tokenizer_revision is not None
+    model = None if other else find_local(parse_ref(entry.text))
+    if model is not None and facts.format == "safetensors":
+        try:
+            check_tokenizer(model.path, trust_remote_code=load.trust_remote_code)
+        except ModelFileError as error:
+            return error.message
+    return ""

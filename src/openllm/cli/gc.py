@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -54,23 +53,22 @@ def gc(store_quota: int | None, interrupted: bool, damaged: bool, dry_run: bool)
       openllm gc --interrupted
       openllm gc --store-quota 50GB --dry-run
     """
-    from openllm.cli.store_table import one_line_errors
+    from openllm.errors import OpenLLMError
     from openllm.models.store import check_place, collect
 
-    with one_line_errors():
-        check_place()
-        collected = collect(
-            quota=store_quota, dry_run=dry_run, interrupted=interrupted, damaged=damaged
-        )
-        for line in _lines(collected, dry_run):
-            click.echo(line)
+    check_place()
+    collected = collect(
+        quota=store_quota, dry_run=dry_run, interrupted=interrupted, damaged=damaged
+    )
+    for line in _lines(collected, dry_run, damaged):
+        click.echo(line)
     if store_quota is not None and collected.used > store_quota:
-        click.echo(f"Error: {_too_much(collected.used, store_quota)}", err=True)
-        sys.exit(1)
+        raise OpenLLMError(_too_much(collected.used, store_quota))
 
 
-def _lines(collected: Collected, dry_run: bool) -> Iterator[str]:
+def _lines(collected: Collected, dry_run: bool, damaged: bool) -> Iterator[str]:
     from openllm.cli.store_table import age_text, state_text
+    from openllm.models.store import SETTLED_SECONDS
     from openllm.sizes import size_text
 
     removed, freed = ("Would remove", "Would free") if dry_run else ("Removed", "Freed")
@@ -84,7 +82,13 @@ def _lines(collected: Collected, dry_run: bool) -> Iterator[str]:
         yield f"Left {one.folder}, {what}; --interrupted removes it."
     for model in collected.damaged:
         what = f"{size_text(model.size)}, {state_text(model)}"
-        yield f"Left {model.tag}, {what}; --damaged removes it."
+        advice = (
+            "--damaged removes it"
+            if not damaged
+            else f"a program uses it or has changed it less than {SETTLED_SECONDS} seconds ago, and"
+            f" may be writing it; run this again later, or `openllm rm {model.tag}`"
+        )
+        yield f"Left {model.tag}, {what}; {advice}."
 
 
 def _too_much(used: int, quota: int) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from openllm.cli.streams import as_text
+
 if TYPE_CHECKING:
     from types import ModuleType, TracebackType
 
@@ -39,9 +41,11 @@ class LineInput:
 
         Raises:
             EOFError: There is none.
+            InvalidRequestError: It is not UTF-8.
             KeyboardInterrupt: The user gave this line up.
         """
-        return read_message(lambda prompt: input(prompt if self.interactive else ""))
+        text = read_message(lambda prompt: input(prompt if self.interactive else ""))
+        return as_text(text, "the message")
 
     def __enter__(self) -> Self:
         if self.interactive:
@@ -66,24 +70,28 @@ class LineInput:
         readline.set_history_length(HISTORY_LINES)
         try:
             readline.read_history_file(history_path())
-        except OSError:
+        except (OSError, RuntimeError):  # There is none, or not even a home folder.
             return
         self._remembered = readline.get_current_history_length()
 
     def _save_history(self, readline: ModuleType) -> None:
         new = readline.get_current_history_length() - self._remembered
-        path = history_path()
         try:
+            path = history_path()
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
             path.chmod(0o600)
             readline.append_history_file(new, path)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             print(f"the input history was not saved: {error}", file=sys.stderr)
 
 
 def history_path() -> Path:
-    """Return where typed lines are remembered, by the XDG base directory rules."""
+    """Return where typed lines are remembered, by the XDG base directory rules.
+
+    Raises:
+        RuntimeError: The user has no home folder.
+    """
     state = os.environ.get("XDG_STATE_HOME", "")
     base = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
     return base / "openllm" / "chat_history"

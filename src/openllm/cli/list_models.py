@@ -28,17 +28,14 @@ def list_models(json: bool) -> None:
       openllm list
       openllm list --json | jq -r '.[].tag'
     """
-    from openllm.cli.store_table import aligned, as_json, damaged_facts, facts, one_line_errors
+    from openllm.cli.store_table import aligned, as_json, damaged_facts, facts
     from openllm.models.store import check_place, damaged, stored
 
-    with one_line_errors():
-        check_place()
-        models, broken = stored(), damaged()
-        rows = [*map(_row, models), *map(_damaged_row, broken)]
-        described = [*map(facts, models), *map(damaged_facts, broken)] if json else []
+    check_place()
+    models, broken = stored(), damaged()
     if json:
-        click.echo(as_json(described))
-    elif rows:
+        click.echo(as_json([*map(facts, models), *map(damaged_facts, broken)]))
+    elif rows := [*map(_row, models), *map(_damaged_row, broken)]:
         click.echo(aligned([_TITLES, *sorted(rows)]))
     else:
         click.echo("No model is stored yet; `openllm pull NAME` downloads one.", err=True)
@@ -46,9 +43,11 @@ def list_models(json: bool) -> None:
 
 def _row(model: StoredModel) -> tuple[str, ...]:
     from openllm.cli.store_table import age_text
+    from openllm.models.ref import shown_source
     from openllm.sizes import size_text
 
-    source = f"{model.source}:{model.file}" if model.file and model.revision else model.source
+    source = shown_source(model.source)
+    source += f":{model.file}" if model.file and model.revision else ""
     return model.tag, model.format, size_text(model.size), age_text(model.used), source or "-"
 
 

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import click
 
 from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import store_flag
-from openllm.cli.store_table import one_line_errors
+from openllm.cli.store_table import aligned
 from openllm.errors import ConfigurationError
 from openllm.models.families import families
 from openllm.models.family import Family, plain
-from openllm.models.locate import known_names, stored_model
+from openllm.models.locate import defaults_of, expand, family_of, known_names, stored_model
 from openllm.models.membership import items
-from openllm.models.ref import parse_ref
+from openllm.models.ref import parse_ref, shown_source
 from openllm.models.registry import REGISTRY, Registered
 from openllm.models.store import stored
 
@@ -40,8 +41,7 @@ def models(family: str | None, chosen: str | None, as_json: bool) -> None:
     if family and chosen and family != chosen:
         raise click.UsageError(f"{family} and --family {chosen} are two families; give one.")
     wanted = family or chosen
-    with one_line_errors():
-        tags = items(stored())
+    tags = items(stored())
     listed = [row for row in families() if not wanted or _is_called(row, wanted)]
     added = [row for row in REGISTRY.values() if not wanted or row.name == wanted]
     if not listed and not added:
@@ -71,7 +71,7 @@ def _of_registered(row: Registered) -> Row:
         "architecture": "",
         "example_id": _shown(row.source, row.name),
         "supported_backends": _backends(row),
-        "installation": "pip install open-llm-server",
+        "installation": _installation(row),
         "items": _items_of(row),
     }
 
@@ -79,7 +79,7 @@ def _of_registered(row: Registered) -> Row:
 def _items_of(row: Registered) -> list[str]:
     """Return the tag of the model of the store that the name stands for, if it is there."""
     try:
-        found = stored_model(parse_ref(row.source))
+        found = stored_model(parse_ref(row.source), REGISTRY)
     except ConfigurationError:
         return []  # It stands for a name that nobody knows, which `start` tells.
     return [found.tag] if found else []
@@ -87,13 +87,35 @@ def _items_of(row: Registered) -> list[str]:
 
 def _shown(source: str, name: str) -> str:
     """Return where the model `name` comes from; of one on this machine, its name."""
-    return name if parse_ref(source).kind == "path" else source
+    return name if parse_ref(source).kind == "path" else shown_source(source)
 
 
 def _backends(row: Registered) -> list[str]:
-    if backend := row.defaults.get("backend"):
+    """Return the engines of what the name stands for, in the end; [] where its files decide."""
+    ref = parse_ref(row.source)
+    if backend := row.defaults.get("backend") or defaults_of(ref, REGISTRY).get("backend"):
         return [str(backend)]
-    return ["llamacpp"] if row.source.endswith(".gguf") else []
+    if family := family_of(ref, REGISTRY):
+        return list(family.backends)
+    try:
+        meant = expand(ref, REGISTRY)
+    except ConfigurationError:
+        return []
+    return ["llamacpp"] if meant.file or meant.source.endswith(".gguf") else []
+
+
+def _installation(row: Registered) -> str:
+    """Return the command for the family it stands for, or for its engine."""
+    from openllm.engines import engine_kind, engine_name
+
+    if family := family_of(parse_ref(row.source), REGISTRY):
+        return family.installation
+    names = _backends(row)
+    try:
+        packages = [engine_kind(engine_name(name)).install for name in names]
+    except ConfigurationError:
+        packages = []  # An engine that is not installed here, whose package nobody names.
+    return f"pip install {shlex.quote(packages[0] if packages else 'open-llm-server')}"
 
 
 def _is_called(row: Family, name: str) -> bool:
@@ -132,8 +154,9 @@ def _print_table(
     rows = [("NAME", "BACKENDS", "STORED", "SIZES")]
     rows += (_added_row(row) for row in added)
     rows += (_table_row(family, tags) for family in listed)
-    for line in _aligned(rows, shutil.get_terminal_size().columns):
-        click.echo(line)
+    width = max(shutil.get_terminal_size().columns, _NARROW)
+    for line in aligned(rows).splitlines():
+        click.echo(line if len(line) <= width else line[: width - 3] + "...")
 
 
 def _added_row(row: Registered) -> tuple[str, str, str, str]:
@@ -146,12 +169,3 @@ def _table_row(row: Family, tags: Mapping[str, list[str]]) -> tuple[str, str, st
     sizes = " ".join(row.sizes) or _shown(row.model_id, row.name)
     name = row.name.replace("_", "-")
     return name, ",".join(row.backends), str(stored_models or ""), sizes
-
-
-def _aligned(rows: Sequence[tuple[str, ...]], width: int) -> Iterator[str]:
-    """Yield lines with their columns below each other, cut to `width` characters."""
-    columns = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        cells = (cell.ljust(length) for cell, length in zip(row, columns, strict=True))
-        line = _GAP.join(cells).rstrip()
-        yield line if len(line) <= max(width, _NARROW) else line[: max(width, _NARROW) - 3] + "..."

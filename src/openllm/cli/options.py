@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,13 +16,14 @@ from openllm.config.fields import (
     SECTIONS,
     choices,
     field_name,
-    flag,
+    flags,
     is_list,
     is_size,
     names_models,
     other_names,
     plain_type,
 )
+from openllm.config.names import flag
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -31,22 +32,29 @@ _REPEATED = {name for name, field in FIELDS.items() if is_list(field) or names_m
 
 
 class SettingOption(click.Option):
-    """A flag of a field; help shows one spelling, in the section of its settings."""
+    """A flag of a field; help shows it in the section of its settings."""
 
-    def __init__(self, *spellings: Any, section: str = "", **options: Any) -> None:
-        super().__init__(*spellings, **options)
+    def __init__(self, *names: Any, section: str = "", **options: Any) -> None:
+        super().__init__(*names, **options)
         self.section = section
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        record = super().get_help_record(ctx)
-        if record is None:
-            return None
-        own = [each for each in (*self.opts, *self.secondary_opts) if "_" not in each]
-        return f"{' / '.join(own)} {self.metavar or ''}".rstrip(), record[1]
 
 
 class SettingsCommand(OnceCommand):
     """A command whose help has its flags by section."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.BadOptionUsage as error:
+            told = error.message + self._switches(ctx, error.option_name)
+            raise click.BadOptionUsage(error.option_name, told, error.ctx) from None
+
+    def _switches(self, ctx: click.Context, name: str) -> str:
+        """Say how an option is written that was wrong, if it is one of two flags."""
+        for each in self.get_params(ctx):
+            if each.secondary_opts and name in (*each.opts, *each.secondary_opts):
+                return f" Write {each.opts[0]}, or {each.secondary_opts[0]}."
+        return ""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
@@ -63,9 +71,8 @@ class SettingsCommand(OnceCommand):
 def flags_of(models: Sequence[type[BaseModel]]) -> Callable[[Command], Command]:
     """Decorate a command with one flag for each field; flags left out are not passed on as values.
 
-    Both spellings of a name are accepted, `--top-k` and `--top_k`. A field's further names are
-    parameters of their own, so that it is known which was written. Values stay text here; the
-    settings check them.
+    A field's further names are parameters of their own, so that it is known which was written.
+    Values stay text here; the settings check them.
     """
 
     def decorate(command: Command) -> Command:
@@ -110,6 +117,11 @@ def named_models(models: Sequence[str], named: Sequence[str]) -> str | None:
             f"the models are given twice, as {models[0]!r} and --model {named[0]!r}; leave one out"
         )
     asked = models or named
+    if switches := {"true", "false"} & set(map(str.lower, asked)):
+        raise click.UsageError(
+            f"{switches.pop()!r} is no model; what is true or false is two flags without a value,"
+            " as --embeddings and --no-embeddings"
+        )
     files = [each for each in asked if is_configuration(each)]
     if files and len(asked) > 1:
         raise click.UsageError(
@@ -158,16 +170,6 @@ def _section(model: type[BaseModel]) -> str:
     return next((title for title, each in SECTIONS.items() if each is model), "Options")
 
 
-def _spellings(name: str) -> Iterator[str]:
-    yield flag(name)
-    if "_" in name:
-        yield f"--{name}"
-
-
-def _off(on: str) -> str:
-    return f"--no_{on[2:]}" if "_" in on else f"--no-{on[2:]}"
-
-
 def _flags(name: str, field: FieldInfo, section: str, text: str) -> Callable[[Command], Command]:
     options: dict[str, Any] = {"help": text, "cls": SettingOption, "section": section}
 
@@ -182,12 +184,11 @@ def _flags(name: str, field: FieldInfo, section: str, text: str) -> Callable[[Co
 def _flag(name: str, field: FieldInfo, **options: Any) -> Callable[[Command], Command]:
     kind = plain_type(field.annotation)
     if kind is bool:
-        both = [f"{on}/{_off(on)}" for on in _spellings(name)]
-        return click.option(*both, name, default=None, **options)
+        return click.option("/".join(flags(name)), name, default=None, **options)
     several = choices(field.annotation)
     shown = "SIZE" if is_size(field) else _METAVARS.get(kind, "VALUE")
     return click.option(
-        *_spellings(name),
+        flag(name),
         name,
         multiple=is_list(field) or names_models(field),
         metavar=f"[{'|'.join(several)}]" if several else shown,

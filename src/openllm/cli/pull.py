@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openllm.cli import INTERRUPTED
+from openllm.cli.ending import INTERRUPTED
 from openllm.cli.once import OnceCommand
 from openllm.cli.options import field_flags, flags_of, given
 from openllm.config.download import DownloadOptions
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from openllm.config.effective import Entry
-    from openllm.errors import OpenLLMError
     from openllm.models.pull import Progress
     from openllm.types import LocalModel
 
@@ -38,14 +37,13 @@ def pull(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     `org/name:file.gguf`, `org/name:Q4_K_M`) or the URL of a GGUF file. All are looked up before
     the first is downloaded, with a warning of those that do not fit the memory that is free, or
     that need an engine which is not installed here; what is in the store already is not asked for.
-    What an interrupted download has left is used by the
-    next. The exit status is 0 when all are in the store, 2 if a name or a setting is wrong, else 1.
+    What an interrupted download has left is used by the next.
 
     \b
       openllm pull org/name
       openllm pull flan-t5 org/other:Q4_K_M --download-rate 10000000
     """
-    from openllm.errors import ConfigurationError, ModelNotFoundError, OpenLLMError
+    from openllm.errors import OpenLLMError
 
     options = given(flags)
     try:
@@ -54,8 +52,10 @@ def pull(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
         else:
             _pull_shown(names, options)
     except OpenLLMError as error:
-        _explain(error, as_json)
-        sys.exit(2 if isinstance(error, (ConfigurationError, ModelNotFoundError)) else 1)
+        if as_json:
+            fields = {"message": error.message, "param": error.param, "code": error.code}
+            _write_line({"error": fields})
+        raise
     except KeyboardInterrupt:
         click.echo(_INTERRUPTED, err=True)
         sys.exit(INTERRUPTED)
@@ -76,12 +76,14 @@ def _pull_all(
 ) -> None:
     from openllm.bento.checks import fetch_each
     from openllm.bento.options import read_configuration
+    from openllm.models.offers import asked_once
 
     configuration = read_configuration(",".join(names), options, os.environ)
-    _look_up(configuration.entries)
-    models = fetch_each(configuration, on_progress)
-    for entry, model in zip(configuration.entries, models, strict=True):
-        on_stored(entry.text, model)
+    with asked_once():
+        _look_up(configuration.entries)
+        models = fetch_each(configuration, on_progress)
+        for entry, model in zip(configuration.entries, models, strict=True):
+            on_stored(entry.text, model)
 
 
 def _look_up(entries: Sequence[Entry]) -> None:
@@ -126,10 +128,3 @@ def _write_line(event: dict[str, Any]) -> None:
     # One write a line: downloads report from several threads.
     sys.stdout.write(json.dumps(event) + "\n")
     sys.stdout.flush()
-
-
-def _explain(error: OpenLLMError, as_json: bool) -> None:
-    if as_json:
-        fields = {"message": error.message, "param": error.param, "code": error.code}
-        _write_line({"error": fields})
-    click.echo(f"Error: {error.message}", err=True)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openllm.cli import INTERRUPTED
-from openllm.cli.remote import connect, explain, remote_options, sampling_options, write_reply
+from openllm.cli.ending import INTERRUPTED
+from openllm.cli.remote import connected, remote_options, sampling_options, write_reply
+from openllm.cli.streams import as_text
 
 if TYPE_CHECKING:
     from open_llm_client import Client
@@ -37,19 +38,14 @@ def query(
       openllm query "What is the capital of France?"
       openllm query --temperature 0 --json < question.txt
     """
-    from open_llm_client import ClientError
-
     prompt = _question(question)
     options = sampling_options(model, sampling)
-    with connect(url, api_key) as client:
+    with connected(url, api_key) as client:
         try:
             if no_stream or as_json:
                 _write_whole(client, prompt, options, as_json)
             else:
                 _write_stream(client, prompt, options)
-        except ClientError as error:
-            click.echo(f"Error: {explain(error, client.url)}", err=True)
-            sys.exit(1)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)
 
@@ -59,17 +55,10 @@ def _question(words: tuple[str, ...]) -> str:
     if text in ("", "-"):
         if sys.stdin.isatty():
             raise click.UsageError('no question: write it like `openllm query "Who are you?"`')
-        text = _standard_input()
+        text = sys.stdin.buffer.read().decode(errors="surrogateescape").rstrip("\n")
     if not text.strip():
         raise click.UsageError("the question is empty")
-    return text
-
-
-def _standard_input() -> str:
-    try:
-        return sys.stdin.buffer.read().decode().rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise click.UsageError(f"standard input is not UTF-8: {error.reason}") from None
+    return as_text(text, "the question")
 
 
 def _write_whole(client: Client, prompt: str, options: SamplingOptions, as_json: bool) -> None:

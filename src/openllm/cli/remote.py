@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 import click
+
+from openllm.cli.options import field_flags, given
+from openllm.cli.streams import harmless
+from openllm.config.effective import checked
+from openllm.config.explain import together
+from openllm.config.flags import read_flags
+from openllm.config.model import RequestDefaults
+from openllm.config.names import URL, flag, variable
+from openllm.config.server import ServerSettings
+from openllm.errors import ConfigurationError, InvalidRequestError, OpenLLMError
 
 if TYPE_CHECKING:
     from open_llm_client import Client, ClientError
@@ -15,70 +26,84 @@ if TYPE_CHECKING:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_LISTENS = ServerSettings.model_fields
+SERVER_URL = f"http://{_LISTENS['host'].default}:{_LISTENS['port'].default}"
+"""Where `openllm start` serves."""
+
+key_option = click.option(
+    flag("api_key"),
+    envvar=variable("api_key"),
+    show_envvar=True,
+    metavar="TEXT",
+    help="Key of the server, if it asks for one.",
+)
 _CONNECTION = (
     click.option(
         "--url",
-        default="http://127.0.0.1:5000",
-        envvar="OPEN_LLM_URL",
+        default=SERVER_URL,
+        envvar=URL,
         show_default=True,
         show_envvar=True,
         metavar="URL",
         help="Address of the server.",
     ),
-    click.option(
-        "--api-key",
-        "--api_key",
-        envvar="OPEN_LLM_API_KEY",
-        show_envvar=True,
-        metavar="TEXT",
-        help="Key of the server, if it asks for one.",
-    ),
+    key_option,
     click.option("--model", metavar="NAME", help="Served model [default: the server's first]."),
 )
-_SAMPLING: tuple[tuple[str, type, str], ...] = (
-    ("temperature", float, "0 is deterministic, 1 the model's own distribution."),
-    ("top_k", int, "Sample from the k likeliest tokens."),
-    ("top_p", float, "Sample from the likeliest tokens that add up to this probability."),
-    ("stop_sequence", str, "Text that ends the reply; may be repeated."),
-    ("frequency_penalty", float, "Lowers a token by its count so far, 0 to 1."),
-    ("presence_penalty", float, "Lowers every token that has appeared, 0 to 1."),
-    ("max_tokens", int, "Most new tokens of the reply."),
-    ("seed", int, "Makes sampling repeatable."),
-)
+_SAMPLING = tuple(name for name in RequestDefaults.model_fields if name != "prompt")
+"""What a request may say of how tokens are chosen; the pre-prompt is the server's alone."""
 
 
 def remote_options(command: Command) -> Command:
     """Add the flags for the server, the model and how tokens are chosen.
 
     The command takes `url` and `api_key`, and passes its other values to `sampling_options`. The
-    server checks their ranges, and its own defaults stand for those left out.
+    server's own defaults stand for those left out.
     """
-    for name, kind, text in reversed(_SAMPLING):
-        hyphenated = f"--{name.replace('_', '-')}"
-        spellings = dict.fromkeys([hyphenated, f"--{name}"])
-        repeated = name == "stop_sequence"
-        option = click.option(*spellings, name, type=kind, multiple=repeated, help=text)
-        command = option(command)
+    command = field_flags(*_SAMPLING)(command)
     for option in reversed(_CONNECTION):
         command = option(command)
     return command
 
 
-def sampling_options(model: str | None, values: dict[str, Any]) -> SamplingOptions:
-    """Return what the user set, as the client's `chat` takes it."""
-    options: SamplingOptions = {"model": model, **values}  # type: ignore[typeddict-item]
-    options["stop_sequence"] = list(values["stop_sequence"]) or None
+def sampling_options(model: str | None, flags: dict[str, Any]) -> SamplingOptions:
+    """Return what the user set, as the client's `chat` takes it.
+
+    Raises:
+        ConfigurationError: A value is none that a server takes; the message names all of them.
+    """
+    mistakes: list[str] = []
+    values = read_flags(given(flags), (), mistakes).general
+    checked_values = checked(RequestDefaults, [values], mistakes)
+    if mistakes:
+        raise ConfigurationError(together(mistakes))
+    options: SamplingOptions = {"model": model}
+    options.update(checked_values.model_dump(mode="json", include={*values}))  # type: ignore[typeddict-item]
     return options
 
 
-def connect(url: str, api_key: str | None) -> Client:
-    """Return a client; an unusable address or key ends the command with status 2."""
+@contextmanager
+def connected(url: str, api_key: str | None) -> Iterator[Client]:
+    """Lend a client; what goes wrong with it in the block is an error of ours.
+
+    Raises:
+        UsageError: The address or the key cannot be used.
+        InvalidRequestError: The server finds the request wrong, or does not know its model.
+        OpenLLMError: It cannot be reached, refuses the key, or fails.
+    """
     import open_llm_client
 
     try:
-        return open_llm_client.create(url, api_key=api_key)
+        client = open_llm_client.create(url, api_key=api_key)
     except open_llm_client.InvalidAddress as error:
         raise click.UsageError(str(error)) from None
+    with client:
+        try:
+            yield client
+        except (open_llm_client.BadRequest, open_llm_client.NotFound) as error:
+            raise InvalidRequestError(explain(error, client.url)) from error
+        except open_llm_client.ClientError as error:
+            raise OpenLLMError(explain(error, client.url)) from error
 
 
 def explain(error: ClientError, url: str) -> str:
@@ -89,7 +114,7 @@ def explain(error: ClientError, url: str) -> str:
         return _unreachable(error, url)
     text = " ".join(str(error).split())
     if isinstance(error, Unauthorized) and "--api-key" not in text:
-        return f"{text}: give the server's --api-key, or set OPEN_LLM_API_KEY"
+        return f"{text}: give the server's --api-key, or set {variable('api_key')}"
     return text
 
 
@@ -114,14 +139,10 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-_CORRECT = "correct --url, e.g. http://127.0.0.1:5000"
+_CORRECT = f"correct --url, e.g. {SERVER_URL}"
 
 
 def write_reply(text: str) -> None:
     """Write text of a model to stdout at once; control characters do not reach a terminal."""
-    sys.stdout.write(text.translate(_NO_CONTROL) if sys.stdout.isatty() else text)
+    sys.stdout.write(harmless(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()
-
-
-# A model's text must not move the cursor, rename the window or answer for the user.
-_NO_CONTROL = {code: None for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.ending import FAILED
 from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import store_flag
 
@@ -32,23 +33,22 @@ def rm(tags: tuple[str, ...], yes: bool) -> None:
       openllm rm llamacpp-qwen--qwen3-0.6b-gguf--qwen3-0.6b-q8_0
       openllm rm --yes $(openllm list --json | jq -r '.[].tag')
     """
-    from openllm.cli.store_table import find_each, one_line_errors
+    from openllm.cli.store_table import find_each
     from openllm.models.store import remove_unused
     from openllm.sizes import size_text
 
-    with one_line_errors():
-        models = find_each(tags, exactly=True)
-        if not yes and sys.stdin.isatty() and not _agreed(models):
-            click.echo("Nothing was removed.", err=True)
-            sys.exit(1)
-        sizes = {model.tag: size_text(model.size) for model in models}
-        in_use = [model for model in models if not remove_unused(model)]
-        for model in models:
-            if model not in in_use:
-                click.echo(f"Removed {model.tag}, {sizes[model.tag]}")
+    models = find_each(tags, exactly=True)
+    if not yes and sys.stdin.isatty() and not _agreed(models):
+        click.echo("Nothing was removed.", err=True)
+        sys.exit(FAILED)
+    sizes = {model.tag: size_text(model.size) for model in models}
+    in_use = [model for model in models if not remove_unused(model)]
+    for model in models:
+        if model not in in_use:
+            click.echo(f"Removed {model.tag}, {sizes[model.tag]}")
     for model in in_use:
         click.echo(f"Error: {model.tag} is in use; stop the server that serves it.", err=True)
-    sys.exit(1 if in_use else 0)
+    sys.exit(FAILED if in_use else 0)
 
 
 def _agreed(models: Sequence[StoredModel | DamagedModel]) -> bool:

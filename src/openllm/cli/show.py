@@ -24,17 +24,15 @@ def show(tag: str, json: bool) -> None:
     MODEL is a tag, NAME:VERSION as `openllm list` writes it, or NAME for its newest version; or a
     family, a hub id or a URL as `openllm pull` takes it.
     """
-    from openllm.cli.store_table import aligned, as_json, facts, find_each, one_line_errors
-    from openllm.errors import ModelFileError
+    from openllm.cli.store_table import aligned, as_json, facts, find_each
+    from openllm.errors import OpenLLMError
     from openllm.models.store import DamagedModel
 
-    with one_line_errors():
-        (model,) = find_each([tag])
-        if isinstance(model, DamagedModel):
-            raise ModelFileError(
-                f"The record of {model.tag} is damaged: {model.folder}/{model.reason};"
-                f" {model.remedy}"
-            )
+    (model,) = find_each([tag])
+    if isinstance(model, DamagedModel):
+        raise OpenLLMError(
+            f"The record of {model.tag} is damaged: {model.folder}/{model.reason}; {model.remedy}"
+        )
     if json:
         files = [
             {"name": file.name, "size": file.size, "sha256": file.sha256 or None}
@@ -48,12 +46,13 @@ def show(tag: str, json: bool) -> None:
 
 def _facts(model: StoredModel) -> Iterator[tuple[str, str]]:
     from openllm.cli.store_table import age_text
+    from openllm.models.ref import shown_source
     from openllm.sizes import size_text
 
     yield "tag", model.tag
     yield "format", model.format
     yield "size", f"{size_text(model.size)} ({model.size} bytes)"
-    yield "source", model.source or "unknown: BentoML stored it"
+    yield "source", shown_source(model.source) or "unknown: BentoML stored it"
     if model.revision:
         yield "revision", " ".join((model.revision, *(f"({ref})" for ref in model.refs)))
     if model.file:

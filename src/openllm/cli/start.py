@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openllm.cli.options import (
-    SettingOption,
     SettingsCommand,
     flags_of,
     given,
@@ -29,10 +28,8 @@ if TYPE_CHECKING:
 @click.option(
     "--model",
     "--model-path",
-    "--model_path",
     "named",
     multiple=True,
-    cls=SettingOption,
     metavar="MODEL",
     help="The same as the argument; may be repeated.",
 )
@@ -66,26 +63,20 @@ def start(
     and as OPEN_LLM_<OPTION> or OPEN_LLM_<MODEL>_<OPTION>: `openllm config docs` lists them,
     `openllm config show` says what holds. Flags may be written with underscores too.
     Requests choose by "model"; without one the first answers. Once models are ready one line says
-    so, with the URL. The exit status is 0 after a signal, 2 if a name, a setting or a file is
-    wrong.
+    so, with the URL.
 
     \b
       openllm start
       openllm start ./llama.gguf --port 8080
       openllm start demo,coder=./qwen.gguf --host 0.0.0.0 --api-key SECRET
-      openllm start flan-t5,llama --device flan-t5:cpu,llama:gpu:0 --opt llama.top_k=3
+      openllm start flan-t5,llama --device llama:gpu:0 --opt llama.top_k=3
     """
     from openllm.bento.options import read_configuration
-    from openllm.errors import ConfigurationError, ModelNotFoundError, OpenLLMError
 
     options = {**given(flags), **parse_opts(opts)}
     asked = named_models(models, named)
-    try:
-        read = partial(read_configuration, asked, options, os.environ, file=file)
-        sys.exit(_serve(read(), read))
-    except OpenLLMError as error:
-        click.echo(f"Error: {error.message}", err=True)
-        sys.exit(2 if isinstance(error, (ConfigurationError, ModelNotFoundError)) else 1)
+    read = partial(read_configuration, asked, options, os.environ, file=file)
+    sys.exit(_serve(read(), read))
 
 
 def _serve(configuration: Configuration, read: Callable[[], Configuration]) -> int:

@@ -13,12 +13,13 @@ import click
 from click.core import ParameterSource
 
 from openllm.config.models_dir import MEANING, NAMES, VARIABLE, checked_folder
+from openllm.config.names import flag, variable
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 class _Flag(click.Option):
-    """Its help shows the first spelling alone."""
+    """Its help shows the first name alone."""
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
         record = super().get_help_record(ctx)
@@ -26,30 +27,38 @@ class _Flag(click.Option):
 
 
 def setting_flag(*names: str, **options: Any) -> Callable[[Command], Command]:
-    """Decorate a command with the flag of a setting, in every spelling and with its variables.
+    """Decorate a command with the flag of a setting, by all its names and with its variables.
 
     Args:
         names: The field's own name, as Python writes it, and its other names.
         options: As `click.option` takes them.
     """
-    spellings = [f"--{each}" for name in names for each in (name.replace("_", "-"), name)]
-    variables = [f"OPEN_LLM_{name.upper()}" for name in names]
-    return click.option(*spellings, cls=_Flag, envvar=variables, **options)
+    variables = [*map(variable, names)]
+    return click.option(*map(flag, names), cls=_Flag, envvar=variables, **options)
+
+
+def folder_flag(**options: Any) -> Callable[[Command], Command]:
+    """Decorate a command with `--models-dir`: it works on the store in that folder.
+
+    Args:
+        options: As `click.option` takes them.
+    """
+    return setting_flag(*NAMES, metavar="FOLDER", help=MEANING, callback=_use, **options)
 
 
 def store_flag(command: Command) -> Command:
-    """Decorate a command with the flag: it works on the store in that folder."""
-    return setting_flag(*NAMES, metavar="FOLDER", help=MEANING, callback=_use, expose_value=False)(
-        command
-    )
+    """Decorate with `folder_flag` a command that need not know the folder itself."""
+    return folder_flag(expose_value=False)(command)
 
 
-def _use(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None:
-        try:
-            os.environ[VARIABLE] = checked_folder(value)
-        except ValueError as error:
-            raise refusal(ctx, parameter, value, error) from None
+def _use(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        return None
+    try:
+        folder = os.environ[VARIABLE] = checked_folder(value)
+    except ValueError as error:
+        raise refusal(ctx, parameter, value, error) from None
+    return folder
 
 
 def refusal(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
-
-import click
 
 if TYPE_CHECKING:
     from openllm.models.store import DamagedModel, StoredModel
@@ -45,9 +41,13 @@ def as_json(value: object) -> str:
 
 def facts(model: StoredModel) -> dict[str, Any]:
     """Return what `--json` says of a model; sizes are bytes, times ISO 8601."""
+    from openllm.models.ref import shown_source
+
     names = ("tag", "format", "size", "source", "revision", "refs", "file", "path")
     return {
         **{name: getattr(model, name) for name in names},
+        "source": shown_source(model.source),
+        "refs": tuple(map(shown_source, model.refs)),
         "created": model.created,
         "used": model.used,
     }
@@ -99,22 +99,6 @@ def find_each(texts: Sequence[str], *, exactly: bool = False) -> list[StoredMode
     if mistakes:
         raise ModelNotFoundError("\n".join(mistakes))
     return list(chosen.values())
-
-
-@contextmanager
-def one_line_errors() -> Iterator[None]:
-    """End the command with a line on standard error and status 1 when it fails."""
-    from openllm.errors import OpenLLMError
-
-    try:
-        yield
-    except OpenLLMError as error:
-        click.echo(f"Error: {error.message}", err=True)
-        sys.exit(1)
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        click.echo(f"Error: {where}{error.strerror or error}", err=True)
-        sys.exit(1)
 
 
 def _find(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from openllm.cli.ending import FAILED
 from openllm.cli.once import OnceCommand
 from openllm.cli.store_flag import store_flag
 
@@ -21,17 +22,16 @@ def verify(tags: tuple[str, ...]) -> None:
     """Check the files of stored models by their hashes; without MODEL of all models.
 
     MODEL is a tag, NAME:VERSION as `openllm list` writes it, or NAME for its newest version; or a
-    family, a hub id or a URL as `openllm pull` takes it. The exit status is 1
-    if a file or a record is damaged; what was expected and found is said, and the fix.
+    family, a hub id or a URL as `openllm pull` takes it. The exit status is 1 if a file or a
+    record is damaged; what was expected and found is said, and the fix.
     """
-    from openllm.cli.store_table import find_each, one_line_errors
+    from openllm.cli.store_table import find_each
     from openllm.models.store import check_place, damaged, stored
 
-    with one_line_errors():
-        check_place()
-        models: list[StoredModel | DamagedModel] = [*stored(), *damaged()]
-        sound = [_is_sound(model) for model in (find_each(tags) if tags else models)]
-    sys.exit(0 if all(sound) else 1)
+    check_place()
+    models: list[StoredModel | DamagedModel] = [*stored(), *damaged()]
+    sound = [_is_sound(model) for model in (find_each(tags) if tags else models)]
+    sys.exit(0 if all(sound) else FAILED)
 
 
 def _is_sound(model: StoredModel | DamagedModel) -> bool:

@@ -64,6 +64,25 @@ def _token(text: str) -> str:
     return text
 
 
+def _saved_token() -> str | None:
+    """Return the token of HF_TOKEN, or else that of `hf auth login`.
+
+    Raises:
+        ConfigurationError: It is there and cannot be read.
+    """
+    from huggingface_hub import get_token
+
+    try:
+        return get_token()
+    except NotADirectoryError:  # The home folder is none, as that of a service may be.
+        return None
+    except OSError as error:
+        raise ConfigurationError(
+            f"the saved hub token {error.filename} cannot be read: {error.strerror}; correct that,"
+            " or give a token as HF_TOKEN"
+        ) from None
+
+
 class DownloadOptions(BaseModel):
     """How models are downloaded. A field with `repr=False` is a secret, which no message shows."""
 
@@ -102,7 +121,8 @@ class DownloadOptions(BaseModel):
     download_rate: Annotated[int | None, Size()] = Field(
         None,
         ge=1024,
-        description="Most bytes a second of each download, over all its files [default: no limit].",
+        description="Most bytes a second of all downloads of one process together"
+        " [default: no limit].",
     )
     store_quota: Annotated[int | None, Size()] = Field(
         None,
@@ -137,9 +157,7 @@ class DownloadOptions(BaseModel):
         """
         if self.hub_token is not None:
             return self.hub_token
-        from huggingface_hub import get_token
-
-        found = get_token()
+        found = _saved_token()
         try:
             return _token(found) if found else None
         except ValueError as error:

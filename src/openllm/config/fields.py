@@ -18,8 +18,8 @@ from pydantic.fields import FieldInfo
 from openllm.config.download import DownloadOptions
 from openllm.config.marks import Alias, Blanks, ByModel, Size
 from openllm.config.model import LoadOptions, RequestDefaults
+from openllm.config.names import flag
 from openllm.config.server import ServerSettings
-from openllm.config.sources import model_key
 
 SECTIONS: Mapping[str, type[BaseModel]] = {
     "Server": ServerSettings,
@@ -47,19 +47,7 @@ ALIASES: Mapping[str, str] = {
 }
 """Fields by the other names that their `Alias` gives them; good wherever the field's own is."""
 
-PREFIX = "OPEN_LLM_"
 _USER = re.compile(r"//\S*@")
-
-
-def flag(name: str) -> str:
-    """Return how the command line spells the option `name`."""
-    return "--" + name.replace("_", "-")
-
-
-def variable(name: str, model: str = "") -> str:
-    """Return the environment variable of field `name`, for `model` alone if one is given."""
-    middle = f"{model_key(model)}_" if model else ""
-    return f"{PREFIX}{middle}{name.upper()}"
 
 
 def field_name(text: str) -> str:
@@ -71,6 +59,11 @@ def field_name(text: str) -> str:
 def other_names(name: str) -> tuple[str, ...]:
     """Return the further names of the field `name`."""
     return tuple(other for other, own in ALIASES.items() if own == name)
+
+
+def all_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of fields, each with its further names."""
+    return tuple(each for name in names for each in (name, *other_names(name)))
 
 
 def closest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
@@ -103,7 +96,7 @@ def blanks_separate(field: FieldInfo) -> bool:
 
 
 def names_models(field: FieldInfo) -> bool:
-    """Whether the field's flag may say for which models each of its values is."""
+    """Whether each of the field's values may say for which model it is."""
     return any(isinstance(each, ByModel) for each in field.metadata)
 
 
@@ -130,6 +123,12 @@ def plain_type(annotation: Any) -> type:
 def choices(annotation: Any) -> tuple[str, ...]:
     """Return the values that a Literal allows; () for any other type."""
     return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
+
+
+def flags(name: str) -> tuple[str, ...]:
+    """Return the flags of a field by one of its names: two if it is true or false, else one."""
+    is_switch = plain_type(FIELDS[field_name(name)].annotation) is bool
+    return tuple(map(flag, (name, f"no_{name}") if is_switch else (name,)))
 
 
 def is_number(field: FieldInfo) -> bool:

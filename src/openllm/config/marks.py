@@ -20,7 +20,10 @@ class Blanks:
 
 
 class ByModel:
-    """Marks a field whose flag may be repeated and name models, as in `llama:gpu:0,demo:cpu`."""
+    """Marks a field whose values may name models, as in `llama:gpu:0,demo:cpu`; one value for each.
+
+    Its flag may be repeated, and a variable or a file has a list.
+    """
 
 
 class Size:

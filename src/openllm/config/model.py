@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from openllm.config.marks import Alias, ByModel
+
+CONCURRENCY: Mapping[str, int] = {"llamacpp": 8, "torch": 32, "vllm": 256}
+"""Sequences generated at once where the option is left out, by engine."""
+FREE_SHARE: Mapping[str, float] = {"llamacpp": 0.5}
+"""Of the memory that is free, what a model may fill with the context that its engine chooses."""
+PREFILL_CHUNK: Mapping[str, int] = {"torch": 512, "vllm": 320}
+"""Prompt tokens read at once where the option is left out, by engine; vllm's is for CPUs alone."""
 
 _DEVICE = re.compile(r"cpu|mps|(?:cuda|gpu)(?::\d{1,3})?")
 
@@ -19,6 +27,11 @@ def _device(text: str) -> str:
     return text.replace("gpu", "cuda")
 
 
+def shown_device(device: str) -> str:
+    """Return a device as messages name it: in both spellings, as that which was typed is gone."""
+    return f"{device.replace('cuda', 'gpu')} ({device})" if "cuda" in device else device
+
+
 def _never_pickled(value: object) -> object:
     """Refuse the formats of weights that run code when they are opened."""
     if value in ("pt", "npcache"):
@@ -27,6 +40,13 @@ def _never_pickled(value: object) -> object:
             " convert weights that you trust with save_pretrained(folder)"
         )
     return value
+
+
+def _by_name(value: object) -> object:
+    """Return adapters that Python code gives by their names as the option's own texts."""
+    if not isinstance(value, Mapping):
+        return value
+    return tuple(f"{name}={path}" if name else str(path) for name, path in value.items())
 
 
 def _dtype(name: str) -> str:
@@ -52,11 +72,12 @@ class LoadOptions(BaseModel):
         ge=1,
         le=1024,
         description="Sequences generated at once; more wait"
-        " [default: 8 on llamacpp, 32 on torch, 256 on vllm].",
+        f" [default: {', '.join(f'{each} on {engine}' for engine, each in CONCURRENCY.items())}].",
     )
     threads: int | None = Field(
         None,
         ge=1,
+        le=1024,
         description="CPU threads of the engine [default: physical cores, or what a container has].",
     )
     gpu_layers: int | None = Field(
@@ -82,7 +103,8 @@ class LoadOptions(BaseModel):
         None,
         ge=1,
         description="Prompt tokens read between two steps of the running requests"
-        " [default: 512 on torch, on vllm 320 on a CPU and vLLM's own elsewhere].",
+        f" [default: {PREFILL_CHUNK['torch']} on torch, on vllm {PREFILL_CHUNK['vllm']} on a CPU"
+        " and vLLM's own elsewhere].",
     )
     gpu_memory_utilization: float | None = Field(
         None,
@@ -121,6 +143,12 @@ class LoadOptions(BaseModel):
     )
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes in the model's folder."
+    )
+    lora: Annotated[tuple[str, ...], BeforeValidator(_by_name)] = Field(
+        (),
+        description="NAME=PATH of a LoRA adapter, which requests choose by NAME as the model, or"
+        " PATH of one that is always on; a folder of peft for torch and vllm, a GGUF file for"
+        " llamacpp; may be repeated.",
     )
     engine_arg: tuple[str, ...] = Field(
         (), description="NAME=VALUE handed to vLLM's own engine arguments; may be repeated."

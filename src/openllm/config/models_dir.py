@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
+from openllm.errors import ConfigurationError
+
 VARIABLE = "BENTOML_HOME"
 NAMES = ("models_dir", "download_dir")
 MEANING = (
@@ -24,6 +26,8 @@ def checked_folder(text: str) -> str:
     if not text.strip():
         raise ValueError("it is empty; give a folder or leave the option out")
     path = os.path.abspath(os.path.expanduser(text))
+    if os.path.expanduser(text).startswith("~"):
+        raise ValueError("there is no such home folder; give the path from / on, or ./~")
     if os.path.exists(path) and not os.path.isdir(path):
         raise ValueError("this is a file; give the path of a folder")
     return path
@@ -62,6 +66,23 @@ def using_models_dir(value: object) -> Iterator[None]:
                 _put(folder)
                 _set = _Set(folder, own)
         yield
+
+
+def adopt_models_dir(folder: str | None) -> None:
+    """Store and find models below a folder from now on, unless the option has named another.
+
+    Raises:
+        ConfigurationError: It cannot be one.
+    """
+    global _set
+    if folder is None or _set is not None:
+        return
+    try:
+        checked = checked_folder(folder)
+    except ValueError as error:
+        raise ConfigurationError(f"models_dir {folder!r}: {error}", param="models_dir") from None
+    _set = _Set(checked, os.environ.get(VARIABLE))
+    _put(checked)
 
 
 @contextmanager

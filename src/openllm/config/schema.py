@@ -10,14 +10,16 @@ from pydantic.fields import FieldInfo
 
 from openllm.config.explain import allowed
 from openllm.config.fields import (
+    FIELDS,
     MODEL_MODELS,
     OPTION_MODELS,
     SECTIONS,
-    flag,
+    all_names,
+    flags,
     is_list,
-    other_names,
-    variable,
+    names_models,
 )
+from openllm.config.names import variable
 
 _MODEL_TEXT = {
     "type": "string",
@@ -40,7 +42,11 @@ def file_schema() -> dict[str, Any]:
             {"type": "string"},
         ],
     }
-    everything = [fields for model in OPTION_MODELS for fields in _properties(model)]
+    everything = [
+        (name, _by_model(schema) if names_models(FIELDS[name]) else schema)
+        for model in OPTION_MODELS
+        for name, schema in _properties(model)
+    ]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Configuration of openllm start",
@@ -70,6 +76,12 @@ def _properties(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
         yield name, schema
 
 
+def _by_model(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a field that names models, for where it is for all of them."""
+    several = {"type": "array", "items": {"type": "string"}}
+    return {**schema, "anyOf": [*schema["anyOf"], several]}
+
+
 def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
     yield from (f"### {title}", "")
     yield from (
@@ -77,10 +89,11 @@ def _table(title: str, model: type[BaseModel]) -> Iterator[str]:
         "|---|---|---|---|---|---|",
     )
     for name, field in model.model_fields.items():
-        takes = allowed(model, name) + ("; a list" if is_list(field) else "")
+        several = is_list(field) or names_models(field)
+        takes = allowed(model, name) + ("; a list" if several else "")
         cells = (
             f"`{name}`",
-            ", ".join(f"`{flag(each)}`" for each in (name, *other_names(name))),
+            ", ".join(f"`{each}`" for other in all_names((name,)) for each in flags(other)),
             f"`{variable(name)}`",
             takes,
             _default(field),

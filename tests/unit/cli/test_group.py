@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -39,3 +40,21 @@ def test_ctrl_c_is_one_quiet_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openllm.cli.start.start", start)
     done = CliRunner().invoke(main, ["start"])
     assert (done.exit_code, done.stdout, done.stderr) == (130, "", "Interrupted.\n")
+
+
+@pytest.mark.spec("S0-22")
+@pytest.mark.parametrize(
+    "line",
+    [
+        "start --top_k many", "config show --top_k many", "pull --download_rate many demo",
+        "fit --context_length many demo", "gc --store_quota many", "list --models_dir {file}",
+        "query --top_k many Hi", "chat --top_k many", "bench --prompt_tokens many",
+    ],
+)  # fmt: skip
+def test_underscores_are_hyphens_in_every_command(line: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = CliRunner().invoke(main, line.format(file=tmp_path / "file").split())
+    typed = next(word for word in line.split() if word.startswith("--"))
+    assert done.exit_code == 2
+    assert typed.replace("_", "-") in done.stderr
+    assert "No such option" not in done.stderr

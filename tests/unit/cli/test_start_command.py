@@ -201,7 +201,7 @@ def test_help_has_every_option_once_and_its_choices() -> None:
             assert text.count(f"\n  --{name.replace('_', '-')} ") == 1
     assert "--top_k" not in text
     assert "[auto|float32|bfloat16|float16|half|float]" in text
-    assert "\n  --model / --model-path MODEL " in text
+    assert "\n  --model, --model-path MODEL " in text
     for other in ("max-model-len", "download-dir", "freq-penalty"):
         assert f"--{other}" not in text
     assert "0 picks a free one, and the ready line is then JSON" in " ".join(text.split())

@@ -25,6 +25,7 @@ RECORDS = {
     "text": b"nothing",
     "half": b'{"name": "pt-org--model", "metadata": {"openllm": {"format": "saf',
     "dated": b'{"metadata": {"openllm": {}}, "creation_time": "long ago"}',
+    "tagged": b"name: !!bool x",
 }
 
 
@@ -97,6 +98,10 @@ def test_gc_removes_a_damaged_model_only_when_told(home: Path) -> None:
     done = openllm("gc", "--damaged")
     holding.close()
     assert done.stdout.startswith(f"Removed {model.tag}, damaged: ")
+    assert "--damaged removes it" not in done.stdout
+    for left in (held, fresh):
+        line = next(each for each in done.stdout.splitlines() if f"Left {left.tag}, " in each)
+        assert line.endswith(f"run this again later, or `openllm rm {left.tag}`.")
     assert {each.tag for each in store.damaged()} == {held.tag, fresh.tag}
     assert not list(home.glob("**/openllm-incoming-*"))
 
@@ -113,13 +118,13 @@ def test_the_record_of_a_stranger_is_not_called_damaged(home: Path) -> None:
     model = added()
     Path(model.folder, "model.yaml").write_text("name: theirs\n")
     assert (store.stored(), store.damaged()) == ((), ())
-    assert openllm("rm", model.tag).exit_code == 1
+    assert openllm("rm", model.tag).exit_code == 2
     (home / "models" / "notes").mkdir()
     (home / "models" / "notes" / "file").write_text("")
     (home / "models" / "plain").write_text("")
     (home / "models" / "openllm-incoming-1" / "onnx").mkdir(parents=True)
     assert store.damaged() == ()
-    assert openllm("show", "plain").exit_code == 1
+    assert openllm("show", "plain").exit_code == 2
 
 
 def test_a_record_for_other_users_stays_unseen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_a_hub_id_means_what_is_stored_of_it(whole: StoredModel, command: str, t
 @pytest.mark.parametrize("typed", ["org/tiny@other", "org/tiny:x.gguf", "org/tin", "x", "org/"])
 def test_what_is_not_stored_is_unknown(whole: StoredModel, typed: str) -> None:
     done = openllm("rm", typed)
-    assert (done.exit_code, store.stored()) == (1, (whole,))
+    assert (done.exit_code, store.stored()) == (2, (whole,))
     assert f"There is no model {typed!r} in the store" in done.stderr
 
 
@@ -75,7 +75,7 @@ def test_one_file_of_several_by_name_or_quantisation(files: list[StoredModel]) -
     assert meant_by("org/multi:Q4_K") == ()
     for command in ("show", "verify", "rm"):
         done = openllm(command, "org/multi")
-        assert (done.exit_code, done.stdout) == (1, "")
+        assert (done.exit_code, done.stdout) == (2, "")
         assert f"means 2 stored models; name one: {four.tag}, {eight.tag}" in done.stderr
     assert openllm("rm", "org/multi:Q8_0").exit_code == 0
     assert store.stored() == (four,)

@@ -90,3 +90,14 @@ def test_what_is_no_number_of_bytes_is_refused(typed: object, said: str) -> None
     with pytest.raises(ConfigurationError) as refused:
         read_configuration("demo", {"download_rate": typed}, {})
     assert f"--download-rate {said}" in refused.value.message
+
+
+def test_a_saved_token_that_cannot_be_read_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=f"{tmp_path} cannot be read: Is a directory"):
+        _ = DownloadOptions().token
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", "/dev/null/home/token")
+    assert DownloadOptions().token is None

@@ -110,6 +110,51 @@ def test_lists_in_variables(name: str, text: str, value: object) -> None:
     assert layer.general[name.lower()].value == value
 
 
+@pytest.mark.parametrize("text", ['["a",', '["a" "b"]', '[ "a'])
+def test_a_broken_list_is_no_text(text: str) -> None:
+    (told,) = mistakes_of(STOP_SEQUENCE=text)
+    assert told.startswith(f"OPEN_LLM_STOP_SEQUENCE {text!r}: this is no list of JSON: ")
+    (told,) = mistakes_of(DOWNLOAD_HEADER=text)  # It may hold a secret.
+    assert told.startswith("OPEN_LLM_DOWNLOAD_HEADER: this is no list of JSON: ")
+
+
+@pytest.mark.spec("S0-36")
+@pytest.mark.parametrize("text", ["flan-t5:cpu,llama:gpu:0", '["flan-t5:cpu", "llama:gpu:0"]'])
+def test_values_for_single_models(text: str) -> None:
+    layer, mistakes = read(("flan-t5",), ("llama",), DEVICE=text)
+    assert (layer.general, mistakes) == ({}, [])
+    found = {key: values["device"] for key, values in layer.models.items()}
+    origin = "OPEN_LLM_DEVICE"
+    assert found == {"FLAN_T5": ("cpu", origin), "LLAMA": ("gpu:0", origin)}
+
+
+def test_a_value_for_all_and_for_one() -> None:
+    layer, mistakes = read(REVISION="v1,demo:v2", DEVICE="gpu:1")
+    assert not mistakes
+    assert {name: given.value for name, given in layer.general.items()} == {
+        "device": "gpu:1",
+        "revision": "v1",
+    }
+    assert layer.models["DEMO"]["revision"].value == "v2"
+
+
+def test_a_value_for_a_model_that_nobody_knows() -> None:
+    assert mistakes_of(REVISION="demmo:v1") == [
+        "OPEN_LLM_REVISION demmo:v1: no model 'demmo' is started here, only demo; did you mean"
+        " 'demo'?"
+    ]
+    mistakes: list[str] = []
+    environ = {"OPEN_LLM_REVISION": "demmo:v1,demo:v2"}
+    layer = read_environment(environ, ("demo",), (), mistakes, others=True)
+    assert (layer.general, mistakes) == ({}, [])
+    assert layer.models["DEMO"]["revision"].value == "v2"
+
+
+def test_a_value_in_the_variable_of_one_model_names_no_other() -> None:
+    layer, _ = read(DEMO_DEVICE="demo:cpu")
+    assert layer.models["DEMO"]["device"].value == "demo:cpu"  # Which the settings refuse.
+
+
 def test_two_names_of_one_field_must_agree() -> None:
     assert mistakes_of(STOP="a", STOP_SEQUENCE="b") == [
         "OPEN_LLM_STOP_SEQUENCE and OPEN_LLM_STOP set the same option; leave one out"

@@ -11,6 +11,7 @@ from openllm.bento.checks import check
 from openllm.bento.options import read_configuration
 from openllm.config.effective import Entry, Setting
 from openllm.errors import ConfigurationError
+from openllm.models.registry import REGISTRY
 
 SMALL, LARGE = "qwen3:0.6b-gguf", "qwen3:4b"
 
@@ -104,11 +105,33 @@ def test_a_served_model_of_that_name_has_it_alone(tmp_path: Path) -> None:
     assert small.settings["seed"].value is None
 
 
-def test_a_name_of_the_users_own_is_in_no_family() -> None:
-    (entry,) = entries(f"coder={SMALL}", QWEN3_SEED="3")
+@pytest.mark.parametrize("model", [f"coder={SMALL}", "coder=Qwen/Qwen3-4B", "Qwen/Qwen3-4B"])
+def test_a_model_is_of_its_family_under_any_name(model: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("models: {qwen3: {seed: 3}}\n")
+    (entry,) = entries(model, QWEN3_SEED="3")
+    assert seed(entry) == (3, "OPEN_LLM_QWEN3_SEED", "family")
+    (entry,) = entries(model, {"qwen3.seed": 3, "device": "qwen3:cpu"})
+    assert seed(entry) == (3, "--opt qwen3.seed", "family")
+    assert entry.config.load.device == "cpu"
+    (entry,) = entries(model, file=file)
+    assert seed(entry) == (3, f"{file}, line 1: models.qwen3.seed", "family")
+
+
+def test_a_registered_model_is_of_the_family_of_its_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(REGISTRY, "_models", dict(REGISTRY._models))
+    REGISTRY.add_model("house", SMALL)
+    (entry,) = entries("house", QWEN3_SEED="3")
+    assert seed(entry) == (3, "OPEN_LLM_QWEN3_SEED", "family")
+
+
+def test_a_name_of_the_users_own_comes_before_the_family(tmp_path: Path) -> None:
+    (entry,) = entries(f"coder={SMALL}", QWEN3_SEED="3", CODER_SEED="4")
+    assert seed(entry) == (4, "OPEN_LLM_CODER_SEED", "model")
+    other, coder = entries(f"qwen3=demo,coder={SMALL}", QWEN3_SEED="3")
+    assert (other.config.defaults.seed, coder.config.defaults.seed) == (3, None)
+    (entry,) = entries("qwen3:4b=demo", QWEN3_SEED="3")
     assert entry.settings["seed"] == Setting(None, "default")
-    with pytest.raises(ConfigurationError, match="no model 'qwen3' is started here, only coder"):
-        entries(f"coder={SMALL}", {"qwen3.seed": 3})
 
 
 def test_a_wrong_value_is_told_once_with_its_place() -> None:

@@ -60,9 +60,17 @@ def test_a_device_of_a_model_that_is_not_started(value: str, model: str, hint: s
     ]
 
 
-@pytest.mark.parametrize("value", ["cpu,mps", ("cpu", "gpu"), "demo:cpu,demo:gpu"])
-def test_two_devices_of_one_model(value: object) -> None:
-    assert devices(value, "demo")[2] == ["--device is given twice; leave one out"]
+@pytest.mark.parametrize("value", ["cpu,gpu", ("cpu", "gpu")])
+def test_two_devices_for_all(value: object) -> None:
+    assert devices(value, "demo")[2] == [
+        "--device: 'cpu' and 'gpu' are both for all models; leave one out, or say for which model"
+        " each is: MODEL:gpu"
+    ]
+
+
+def test_two_devices_of_one_model() -> None:
+    (mistake,) = devices("demo:cpu,demo:gpu", "demo")[2]
+    assert mistake == "--device: 'cpu' and 'gpu' are both for model 'demo'; leave one out"
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from openllm.cli import main
 from openllm.cli.start import start
 from openllm.config.model import LoadOptions
 from openllm.engines.vllm_arguments import engine_arguments, handed_through
 from openllm.errors import ConfigurationError
-from openllm.llm.arguments import model_config
+from openllm.llm.settings import model_settings
+from openllm.models.ref import parse_ref
 from openllm.types import LocalModel
 
 MODEL = LocalModel(name="m", path="/m", format="safetensors")
@@ -21,7 +23,7 @@ KNOWN = ("load_format", "tokenizer", "tokenizer_revision", "trust_remote_code")
 @pytest.mark.parametrize("value", ["pt", "npcache"])
 def test_pickles_are_refused_by_name(value: str) -> None:
     with pytest.raises(ConfigurationError, match=rf"{value}'?: pickled weights .* save_pretrained"):
-        model_config(None, {"load_format": value})
+        model_settings(parse_ref("demo"), {"load_format": value}, {})
 
 
 @pytest.mark.parametrize(
@@ -76,4 +78,6 @@ def test_remote_code_is_off_unless_asked_for() -> None:
 def test_remote_code_is_a_switch_in_both_spellings(
     arguments: list[str], given: bool | None
 ) -> None:
-    assert start.make_context("start", ["m", *arguments]).params["trust_remote_code"] is given
+    parent = main.make_context("openllm", ["start"])
+    found = start.make_context("start", ["m", *arguments], parent=parent)
+    assert found.params["trust_remote_code"] is given
