@@ -70,12 +70,14 @@ class GenerateRequest(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One generation: a conversation (`messages`) or a `prompt`, never both.
 
     The engine door takes `prompt`; `openllm.llm` turns messages into it by the model's template.
+    `adapter` names one of `LocalModel.adapters`; "" is the one of that name, if there is one.
     """
 
     request_id: str
     params: SamplingParams
     messages: tuple[Message, ...] = ()
     prompt: Prompt = ""
+    adapter: str = ""
 
 
 class TokenLogprob(Struct, frozen=True, array_like=True):
@@ -132,6 +134,29 @@ ModelFormat = Literal["gguf", "safetensors", "script", "other"]
 """What a model's files are; "other" is read by an engine of the user's own alone."""
 
 
+class Adapter(Struct, frozen=True, kw_only=True):
+    """A LoRA adapter: for some layers of a model, two small matrices whose product is added.
+
+    Attributes:
+        name: What requests call it; "" for the one that is on where they name none.
+        path: Absolute: a GGUF file, or for "safetensors" a folder in the layout of peft.
+        rank: The largest of any layer; 0 where the format does not say.
+        scales: What the product of each layer is multiplied by, by the layer's name in the model;
+            empty where the engine finds them in the file.
+    """
+
+    name: str
+    path: str
+    format: ModelFormat
+    rank: int = 0
+    scales: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.name or self.path
+
+
 class LocalModel(Struct, frozen=True, kw_only=True):
     """A model whose files are on this machine: the name requests use, and what the files are.
 
@@ -142,6 +167,7 @@ class LocalModel(Struct, frozen=True, kw_only=True):
         tag: "name:version" in BentoML's store; "" for what is not in it.
         tokenizer: Where the tokenizer and the chat template are, if not in `path`; its weights,
             should it have any, are not looked at.
+        adapters: What requests may have on top of it.
     """
 
     name: str
@@ -151,6 +177,7 @@ class LocalModel(Struct, frozen=True, kw_only=True):
     revision: str = ""
     tag: str = ""
     tokenizer: LocalModel | None = None
+    adapters: tuple[Adapter, ...] = ()
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):

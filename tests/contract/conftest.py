@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from tests.contract.adapted import ADAPTED, Adapted
 from tests.contract.subject import EMBEDDERS, SUBJECTS, Subject
 
 
@@ -21,10 +22,21 @@ async def embedder(
         yield subject
 
 
+@pytest.fixture(scope="module")
+async def adapted(
+    request: pytest.FixtureRequest, anyio_backend: str, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Adapted]:
+    """Every engine that has LoRA adapters in turn, with some."""
+    async with ADAPTED[request.param](tmp_path_factory.mktemp("adapted")) as adapted:
+        yield adapted
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    for fixture, scope in (("subject", "session"), ("embedder", "module")):
+    for fixture, scope in (("subject", "session"), ("embedder", "module"), ("adapted", "module")):
         if fixture in metafunc.fixturenames:
             names = metafunc.config.getoption("--engines").split(",")
+            if fixture == "adapted":
+                names = [name for name in names if name in ADAPTED]
             metafunc.parametrize(fixture, names, indirect=True, scope=scope)
 
 

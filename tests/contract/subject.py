@@ -27,7 +27,8 @@ from openllm.types import (
     TokenLogprob,
     Usage,
 )
-from tools.llama_gguf import LlamaShape, write_llama_gguf
+from tests.lora import Lora, merged
+from tools.llama_gguf import LlamaShape, Quantization, write_llama_gguf
 
 # One thread: several wait for each other by spinning, which takes long on a busy machine.
 OPTIONS = LoadOptions(context_length=512, max_concurrency=4, threads=1)
@@ -42,6 +43,16 @@ PROMPTS = (
     "naïve café 日本語 👩‍👩‍👧‍👦",
     "def main():",
     "Hello!",
+)
+RANDOM_LLAMA = LlamaShape(
+    vocab_size=380,
+    hidden_size=128,
+    layers=2,
+    heads=2,
+    kv_heads=1,
+    intermediate_size=256,
+    context_length=2048,
+    tied_embeddings=False,
 )
 _UNIT = '("é" | "日本") "x"? ("👩‍👩‍👧‍👦" | "🚲")'
 POLYGLOT = {"prompt": "Hi", "grammar": f"root ::= unit{{40}}\nunit ::= {_UNIT}"}
@@ -128,8 +139,10 @@ class Subject:
         return tuple(ids[at % len(ids)] for at in range(length))
 
 
-def request(prompt: Prompt, **params: Any) -> GenerateRequest:
-    return GenerateRequest(request_id="contract", prompt=prompt, params=SamplingParams(**params))
+def request(prompt: Prompt, adapter: str = "", **params: Any) -> GenerateRequest:
+    return GenerateRequest(
+        request_id="contract", prompt=prompt, params=SamplingParams(**params), adapter=adapter
+    )
 
 
 @asynccontextmanager
@@ -215,18 +228,14 @@ EMBEDDERS = SUBJECTS | {"vllm": vllm_pooling}
 """vLLM generates or embeds, never both with one loading."""
 
 
-def write_random_llama(path: Path) -> None:
-    """Write a model whose logits are far apart, so that rounding does not change its answers."""
-    shape = LlamaShape(
-        vocab_size=380,
-        hidden_size=128,
-        layers=2,
-        heads=2,
-        kv_heads=1,
-        intermediate_size=256,
-        context_length=2048,
-        tied_embeddings=False,
-    )
+def write_random_llama(
+    path: Path, lora: Lora | None = None, quantization: Quantization = "Q8_0"
+) -> None:
+    """Write a model whose logits are far apart, so that rounding does not change its answers.
+
+    `lora` is added to its weights.
+    """
+    shape = RANDOM_LLAMA
     random = np.random.default_rng(0)
 
     def tensor(name: str) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -238,13 +247,14 @@ def write_random_llama(path: Path) -> None:
             values *= 5
             values[94:256] = 0  # Of the bytes, only printable ASCII is ever likely,
             values[-len(CONTROLS) :] = 0  # and no control token is.
-        return values
+        return merged(name, values, lora or {})
 
     template = (
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
-    write_llama_gguf(path, shape, tensor, byte_tokenizer(shape.vocab_size), template)
+    tokenizer = byte_tokenizer(shape.vocab_size)
+    write_llama_gguf(path, shape, tensor, tokenizer, template, quantization)
 
 
 def byte_tokenizer(size: int) -> dict[str, Any]:

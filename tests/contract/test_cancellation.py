@@ -13,11 +13,11 @@ pytestmark = pytest.mark.anyio
 
 
 async def free(subject: Subject) -> None:
-    """Wait until the engine works on nothing; fail if it still does after a second."""
+    """Wait until the engine works on nothing; it takes a moment, and on a busy machine seconds."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + 1.0
+    until = loop.time() + 10.0
     while subject.busy():
-        assert loop.time() < until, f"{subject.busy()} sequences are left a second after the close"
+        assert loop.time() < until, f"{subject.busy()} sequences are left after the close"
         await asyncio.sleep(0.005)
 
 

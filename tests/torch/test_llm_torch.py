@@ -13,8 +13,10 @@ import torch
 import transformers
 
 import openllm
+from openllm.llm.bridge import the_bridge
 from openllm.types import GenerateRequest, Usage
 from tests.torch.checkpoints import greedy_alone, make_checkpoint
+from tests.waiting import until
 
 OPTIONS: dict[str, Any] = {"backend": "torch", "dtype": "float32", "threads": 1}
 DEMO = Path(openllm.__file__).parent / "demo" / "safetensors"
@@ -43,13 +45,13 @@ async def counted(llm: openllm.LLM, prompt: str) -> int:
     """Return the tokens that the engine counts for a prompt."""
     params = openllm.SamplingParams(max_tokens=1)
     request = GenerateRequest(request_id="count", prompt=prompt, params=params)
-    engine = (await llm._engine.bridge().call(llm._engine.get())).engine
+    engine = (await the_bridge().call(llm._engine.get())).engine
 
     async def count() -> Usage | None:
         async with aclosing(engine.generate(request)) as chunks:
             return [chunk.usage async for chunk in chunks][-1]
 
-    usage = await llm._engine.bridge().call(count())
+    usage = await the_bridge().call(count())
     assert usage is not None
     return usage.prompt_tokens
 
@@ -129,9 +131,9 @@ async def test_logprobs_are_those_of_the_model(llm: openllm.LLM) -> None:
 @pytest.mark.spec("S1-20")
 async def test_the_text_of_a_special_token_is_a_stop_string(llm: openllm.LLM) -> None:
     tokenizer = llm.tokenizer
-    chat = await llm._engine.bridge().call(llm._engine.get())
+    chat = await the_bridge().call(llm._engine.get())
     end = tokenizer.eos_token_id
-    assert await llm._engine.bridge().call(chat.token_text(end)) == tokenizer.eos_token
+    assert await the_bridge().call(chat.token_text(end)) == tokenizer.eos_token
     assert chat.eos == tokenizer.eos_token
 
 
@@ -143,22 +145,18 @@ async def test_inference_mode_stays_where_the_model_runs(llm: openllm.LLM) -> No
 
     async for _ in llm.generate_iterator("hi", max_new_tokens=8, ignore_eos=True):  # B15
         assert not torch.is_inference_mode_enabled()
-        assert not await llm._engine.bridge().call(enabled())
+        assert not await the_bridge().call(enabled())
 
 
 @pytest.mark.anyio
 @pytest.mark.spec("S1-36")
 async def test_leaving_ends_the_work(llm: openllm.LLM) -> None:
-    engine = (await llm._engine.bridge().call(llm._engine.get())).engine
+    engine = (await the_bridge().call(llm._engine.get())).engine
     stream = llm.generate_iterator("hi", max_new_tokens=400, ignore_eos=True)  # B20
     await anext(stream)
     assert engine.active  # type: ignore[attr-defined]
     await stream.aclose()
-    for _ in range(100):
-        if not engine.active:  # type: ignore[attr-defined]
-            break
-        await asyncio.sleep(0.01)
-    assert not engine.active  # type: ignore[attr-defined]
+    await until(lambda: not engine.active)  # type: ignore[attr-defined]
 
 
 @pytest.mark.spec("S1-07")

@@ -4,48 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-import openllm
-from openllm.config.model import LoadOptions
-from openllm.engines import create_engine
-from openllm.types import GenerateRequest, LocalModel, SamplingParams, Usage
-
-FOLDER = Path(openllm.__file__).parent / "demo" / "safetensors"
-NEW = 24
-
-
-@asynccontextmanager
-async def engine(**options: Any) -> AsyncIterator[Any]:
-    model = LocalModel(name="demo", path=str(FOLDER), format="safetensors")
-    made = create_engine("torch", model, LoadOptions(dtype="float32", threads=1, **options))
-    try:
-        await made.start()
-        yield made
-    finally:
-        await made.close()
-
-
-async def greedy(
-    engine: Any, prompt: Sequence[int], delay: float = 0.0, **params: Any
-) -> tuple[list[int], Usage]:
-    await asyncio.sleep(delay)
-    asked = {"max_tokens": NEW, "temperature": 0.0, "ignore_eos": True} | params
-    request = GenerateRequest(request_id="r", prompt=tuple(prompt), params=SamplingParams(**asked))
-    ids: list[int] = []
-    usage = Usage(0, 0)
-    async with aclosing(engine.generate(request)) as chunks:
-        async for chunk in chunks:
-            ids += chunk.token_ids
-            usage = chunk.usage or usage
-    return ids, usage
+from tests.torch.greedy import FOLDER, NEW, engine, greedy, tokens
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +22,7 @@ def prompts() -> list[list[int]]:
 @pytest.fixture(scope="module")
 def expected(prompts: list[list[int]]) -> list[list[int]]:
     """What the model says to each prompt alone, without any cache."""
+    torch.set_num_threads(1)  # Threads that wait for each other by spinning take long when busy.
     model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.float32).eval()
     return [_continue(model, prompt) for prompt in prompts]
 
@@ -126,6 +92,50 @@ async def test_a_conversation_reads_only_its_new_end(
 
 
 @pytest.mark.anyio
+@pytest.mark.reliability("C-12", "C-22")
+async def test_whoever_leaves_at_whatever_step_changes_nothing_for_the_others(
+    prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    """Rows that are cut off, more rows than places and a full cache, all at once."""
+    chance = random.Random(7)
+
+    async def cut_off(made: Any, prompt: list[int]) -> None:
+        task = asyncio.create_task(greedy(made, prompt, chance.random()))
+        await asyncio.wait([task], timeout=chance.random())
+        task.cancel()
+        await asyncio.wait([task])
+
+    async with engine(
+        kv_cache_tokens=600, context_length=160, max_concurrency=6, prefill_chunk=20
+    ) as made:
+        said = await asyncio.gather(
+            *(greedy(made, prompt, chance.random()) for prompt in prompts),
+            *(cut_off(made, chance.choice(prompts)) for _ in range(60)),
+        )
+        again = await tokens(made, prompts[0])
+    assert [each[0] for each in said[: len(prompts)] if each] == expected
+    assert again == expected[0]
+
+
+@pytest.mark.anyio
+async def test_the_cache_never_holds_more_than_it_may(prompts: list[list[int]]) -> None:
+    """Many rows, then a long one: as many rows as ever, as long as the longest, do not fit."""
+    async with engine(kv_cache_tokens=1000, context_length=400, max_concurrency=16) as made:
+        batch = made._session.scheduler._batch
+        most = 0
+
+        async def watch() -> None:
+            nonlocal most
+            while made.active or not most:
+                most = max(most, batch._window.held)
+                await asyncio.sleep(0)
+
+        short = (greedy(made, prompt[:4], max_tokens=8) for prompt in prompts)
+        await asyncio.gather(watch(), *short, greedy(made, prompts[0], max_tokens=330))
+    assert 300 < most <= 1000
+
+
+@pytest.mark.anyio
 async def test_more_sequences_than_places_are_all_made(
     prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
@@ -133,3 +143,13 @@ async def test_more_sequences_than_places_are_all_made(
         said, usage = await greedy(made, prompts[0], n=5)
     assert len(said) == 5 * NEW
     assert usage.completion_tokens == NEW
+
+
+@pytest.mark.anyio
+async def test_a_context_beyond_what_the_model_was_made_for_is_cut_with_a_warning(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with engine(context_length=100_000) as made:
+        made_for = made.model.config.max_position_embeddings
+        assert made.capabilities.context_length == made_for
+    assert f"context_length 100000 is more than the {made_for} that model demo" in caplog.text

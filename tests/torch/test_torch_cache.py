@@ -16,13 +16,15 @@ from openllm.engines.torch_prefix import LEAST, PrefixStore
 def test_rows_that_join_and_leave_keep_what_they_hold(seed: int) -> None:
     chance = random.Random(seed)
     torch.manual_seed(seed)
-    window = KVWindow(0, 8)
+    limit = chance.choice((0, 100, 10_000))
+    window = KVWindow(0, 8, 6, limit)
     rows: list[torch.Tensor] = []
+    most = 8
     for _ in range(40):
         dice = chance.random()
         if dice < 0.3 and len(rows) < 6:
             new = torch.randn(1, 2, chance.randint(1, 20), 4)
-            window.join([(new, new + 1), (new * 2, new - 1)], 6)
+            window.join([(new, new + 1), (new * 2, new - 1)])
             rows.append(new[0])
         elif dice < 0.45 and rows:
             row = chance.randrange(len(rows))
@@ -32,6 +34,9 @@ def test_rows_that_join_and_leave_keep_what_they_hold(seed: int) -> None:
             window.leave(row, max((held.shape[1] for held in rows), default=0))
         elif rows:
             rows = _write(window, rows)
+        needed = len(rows) * max((held.shape[1] for held in rows), default=0)
+        most = max(most, needed)
+        assert needed <= window.held <= max(limit, most)
 
 
 def _write(window: KVWindow, rows: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -50,6 +55,14 @@ def _write(window: KVWindow, rows: list[torch.Tensor]) -> list[torch.Tensor]:
         stored = window.row(row, tokens)
         assert torch.equal(stored[0][1][0], held + 1)
     return rows
+
+
+def test_numbers_that_are_not_finite_do_not_stay() -> None:
+    window = KVWindow(0, 8, 2, 100)
+    spoilt = torch.tensor([[[[1.0], [torch.nan], [torch.inf], [2.0]]]])
+    window.join([(spoilt, -spoilt)])
+    window.scrub()
+    assert window.row(0, 4)[0][1].flatten().tolist() == [-1.0, 0.0, 0.0, -2.0]
 
 
 def state(tokens: int) -> RowState:

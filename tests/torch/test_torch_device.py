@@ -27,7 +27,7 @@ def test_on_the_processor() -> None:
 @pytest.mark.parametrize("device", ["gpu:99", "cuda:99"])
 def test_a_card_that_is_not_here_is_refused(device: str) -> None:
     llm = openllm.LLM(FOLDER, backend="torch", device=device)
-    with pytest.raises(ConfigurationError, match="'cuda:99' is not on this machine") as raised:
+    with pytest.raises(ConfigurationError, match=r"device gpu:99 \(cuda:99\) is not on") as raised:
         _ = llm.model
     assert raised.value.param == "device"
 
@@ -45,7 +45,7 @@ def test_engines_side_by_side_are_placed_alike(flags: tuple[str, ...]) -> None:
             assert server.post("/v1/completions", asked).status_code == 200
 
 
-class Asked(Exception):
+class Asked(BaseException):
     """Carries where transformers was told to put the weights."""
 
 
@@ -98,6 +98,13 @@ def test_what_is_too_large_for_one_card_is_spread_over_all(
     assert placed(device) == ("auto", {0: int(0.8 * cards[0]), 1: int(0.8 * cards[1])})
     cards[1] = cards[0] = 9 * weights()
     assert placed(device)[0] == {"": "cuda" if device else "cuda:0"}
+
+
+def test_cards_that_are_too_small_together_are_told(cards: list[int]) -> None:
+    """Of each card some is left free for the cache, so the weights would go to the disk."""
+    cards += [weights() * 6 // 10] * 2
+    with pytest.raises(OutOfMemoryError, match="are free on 2 cards; use a smaller model"):
+        placed(None)
 
 
 def test_a_card_that_was_named_has_the_model_alone(cards: list[int]) -> None:

@@ -15,7 +15,13 @@ from openllm.config.model import LoadOptions
 from openllm.engines.hf_encode import affixes
 from openllm.engines.hf_tokens import TokenTable
 from openllm.engines.torch_tokenizer import load_tokenizer
-from openllm.errors import ConfigurationError, EngineStartError, ModelFileError, UnsupportedError
+from openllm.errors import (
+    ConfigurationError,
+    EngineStartError,
+    InvalidRequestError,
+    ModelFileError,
+    UnsupportedError,
+)
 from tests.torch.checkpoints import TEMPLATE, make_checkpoint, make_tokenizer
 from tests.torch.hf_tokenizers import TEXT, llama
 
@@ -61,6 +67,20 @@ def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) 
     ):
         pass
     assert said.value.param == "tokenizer"
+
+
+@pytest.mark.reliability("C-20")
+def test_a_token_of_its_own_that_the_model_lacks_is_refused(tmp_path: Path) -> None:
+    """On a card it would end the engine."""
+    folder = make_checkpoint("llama", tmp_path / "model")
+    own = AutoTokenizer.from_pretrained(folder)
+    own.add_tokens(["<more>"])
+    own.save_pretrained(folder)
+    with openllm.LLM(folder, **OPTIONS) as llm:
+        with pytest.raises(InvalidRequestError, match=rf"{len(own) - 1} is no token id") as said:
+            llm.sync_generate("one <more>", max_new_tokens=1)
+        assert said.value.param == "prompt"
+        assert llm.sync_generate("one more", max_new_tokens=1).finished
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,8 +23,8 @@ Variant = Callable[..., Path]
 def variant(tmp_path: Path) -> Variant:
     """Return what copies the model with another config.json."""
 
-    def make(**config: Any) -> Path:
-        folder = tmp_path / "variant"
+    def make(name: str = "variant", **config: Any) -> Path:
+        folder = tmp_path / name
         shutil.copytree(FOLDER, folder)
         known = json.loads((folder / "config.json").read_text())
         (folder / "config.json").write_text(json.dumps(known | config))
@@ -49,6 +50,18 @@ async def test_a_wrong_engine_argument_is_named(argument: str, said: str) -> Non
 async def test_an_unknown_architecture_is_named(variant: Variant) -> None:
     with pytest.raises(EngineStartError, match="FooForCausalLM"):
         await vllm(variant(architectures=["FooForCausalLM"])).start()
+
+
+async def test_a_configuration_that_is_wrong_is_read_once(
+    variant: Variant, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "openllm.engines.vllm")
+    with pytest.raises(EngineStartError, match=r": The hidden size \(333\) is not a") as caught:
+        await vllm(variant(hidden_size=333, head_dim=None)).start()
+    assert "\n" not in caught.value.message
+    assert "retrying" not in caplog.text
+    with pytest.raises(EngineStartError, match=r"does not know the model type 'nosuch'; install"):
+        await vllm(variant(model_type="nosuch", name="unknown")).start()
 
 
 @pytest.mark.reliability("F-06")

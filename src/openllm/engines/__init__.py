@@ -60,6 +60,7 @@ _OF_FOLDERS = (
     "dtype",
     "kv_cache_tokens",
     "load_format",
+    "lora",
     "prefill_chunk",
     "tokenizer",
     "tokenizer_revision",
@@ -71,7 +72,7 @@ ENGINES = {
         "openllm.engines.llamacpp_engine:LlamaCppEngine",
         ("gguf",),
         ("xllamacpp",),
-        options=(*_OF_DEVICES, "embeddings", "gpu_layers"),
+        options=(*_OF_DEVICES, "embeddings", "gpu_layers", "lora"),
     ),
     "vllm": EngineKind(
         "openllm.engines.vllm_engine:VLLMEngine",
@@ -93,6 +94,9 @@ ENGINES = {
         options=(*_EVERYWHERE, "embeddings"),
     ),
 }
+
+_WITHOUT_GPU = {"vllm": ", or on a machine without a GPU what docs/engines.md says under vllm"}
+"""What else is to be known before an engine is installed."""
 
 _BUILT_IN = frozenset(ENGINES)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.]*")
@@ -242,6 +246,11 @@ def missing_modules(name: str) -> tuple[str, ...]:
     return tuple(module for module in engine_kind(name).needs if find_spec(module) is None)
 
 
+def installation(name: str) -> str:
+    """Return how to install what engine `name` needs, for a person."""
+    return f"pip install '{engine_kind(name).install}'{_WITHOUT_GPU.get(name, '')}"
+
+
 def check_installed(name: str) -> None:
     """Check, without importing anything, that the modules of engine `name` are there.
 
@@ -254,7 +263,7 @@ def check_installed(name: str) -> None:
     if missing:
         raise EngineNotInstalledError(
             f"The {name} backend needs {' and '.join(missing)}, which this Python does not have;"
-            f" run: pip install '{kind.install}'"
+            f" run: {installation(name)}"
         )
     package = kind.target.partition(":")[0].partition(".")[0]
     if package not in sys.modules and find_spec(package) is None:

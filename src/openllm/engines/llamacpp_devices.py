@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from openllm.config.model import shown_device
 from openllm.errors import ConfigurationError
 
 
@@ -23,9 +24,9 @@ def place(params: Any, device: str) -> None:
     number = int(device.partition(":")[2] or 0)
     if number >= len(cards):
         raise ConfigurationError(
-            f"device {device}: the installed llama.cpp sees"
-            f" {f'the cards {cards}' if cards else 'no GPU'}; use --device cpu, or install an"
-            " xllamacpp built for your cards",
+            f"device {shown_device(device)}: the installed llama.cpp sees"
+            f" {f'the cards {cards}' if cards else 'no GPU'}; give cpu, or leave it out, or install"
+            " an xllamacpp built for your cards",
             param="device",
         )
     if ":" in device:

@@ -153,7 +153,7 @@ class LlamaCppEngine:
         """Yield the chunks of all sequences; see `openllm.engines.base.Engine`."""
         started = self._ready()
         params = request.params
-        body = encode(generation_body(request.prompt, params, started.model))
+        body = encode(generation_body(request.prompt, params, started.model, request.adapter))
         if params.json_schema:
             await started.schemas.check(params.json_schema)
         generation = await started.runs.start(
@@ -255,6 +255,7 @@ class LlamaCppEngine:
             slots=slots,
             bos=properties["bos_token"] if await _adds_bos(socket) else "",
             never_in_json=await _line_break(socket),
+            adapters=tuple(adapter.name for adapter in self._model.adapters),
         )
 
 

@@ -7,7 +7,6 @@ for all (`kv_unified`). A slot keeps its own last conversation, so that its next
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import tempfile
@@ -17,18 +16,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from openllm.config.model import LoadOptions
+from openllm.config.model import CONCURRENCY, FREE_SHARE, LoadOptions
+from openllm.engines.context_option import context_asked
 from openllm.engines.llamacpp_devices import place
 from openllm.errors import EngineStartError, OutOfMemoryError
 from openllm.machine import free_memory, total_memory, usable_cores
 from openllm.types import LocalModel
 
-logger = logging.getLogger("openllm.engines.llamacpp")
-
 # Tokens read at once. An abort, and every other sequence, waits for one batch; embeddings are read
 # whole, so it is also their limit.
-SLOTS = 8
 BATCH = 512
+SLOTS = CONCURRENCY["llamacpp"]
 QUIET, ERRORS = 0, 1
 ALIAS = "m"  # Repeated in every event; llama.cpp's default is the file's path.
 
@@ -51,15 +49,8 @@ def gguf_number(path: str, name: str) -> int | None:
 
 def context_option(model: LocalModel, options: LoadOptions) -> int | None:
     """Return the context asked for, at most what the model was made for."""
-    asked = options.context_length
     limit = gguf_number(model.path, "context_length")
-    if asked is None or limit is None or asked <= limit:
-        return asked
-    logger.warning(
-        "context_length %d is more than the %d that model %s was made for; using %d",
-        asked, limit, model.name, limit,
-    )  # fmt: skip
-    return limit
+    return context_asked(model.name, options.context_length, limit)
 
 
 def load(model: LocalModel, options: LoadOptions, socket_path: str, secret: str) -> Any:
@@ -125,6 +116,10 @@ def common_params(model: LocalModel, options: LoadOptions) -> Any:
         place(params, options.device)
     if options.gpu_layers is not None:
         params.n_gpu_layers = options.gpu_layers
+    params.lora_adapters = [
+        xllamacpp.CommonAdapterLoraInfo(adapter.path, 0.0 if adapter.name else 1.0)
+        for adapter in model.adapters
+    ]
     params.embedding = options.embeddings
     if options.embeddings and gguf_number(model.path, "pooling_type") is None:
         params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
@@ -144,8 +139,8 @@ def _allowed_threads() -> int | None:
 def _size(params: Any, context: int | None, slots: int) -> None:
     """Give each slot `context` tokens; None lets llama.cpp take what fits, up to the model's own.
 
-    Its measure is all of the machine's memory less a margin: the margin here leaves half of what
-    is free now to others. On a GPU its own margin holds.
+    Its measure is all of the machine's memory less a margin: the margin here leaves the rest of
+    `FREE_SHARE` to others. On a GPU its own margin holds.
     """
     params.n_parallel = slots
     params.fit_params = True
@@ -162,7 +157,7 @@ def _memory_margin() -> int | None:
     kinds = xllamacpp.ggml_backend_dev_type
     if any(d["type"] != kinds.GGML_BACKEND_DEVICE_TYPE_CPU for d in xllamacpp.get_device_info()):
         return None
-    return total_memory() - free_memory() // 2
+    return total_memory() - int(free_memory() * FREE_SHARE["llamacpp"])
 
 
 def _reason(params: Any) -> str:

@@ -5,7 +5,6 @@ Every field that reaches native code is written here, in range; there is no way 
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import msgspec
@@ -14,6 +13,8 @@ from msgspec import Struct
 from openllm.engines.grammar_gbnf import MAX_BYTES
 from openllm.engines.json_schemas import spaced
 from openllm.engines.request_checks import (
+    check_limits,
+    check_ranges,
     check_token,
     check_tokens,
     no_unicode,
@@ -24,7 +25,14 @@ from openllm.errors import InvalidRequestError, UnsupportedError
 from openllm.types import Prompt, SamplingParams
 
 MAX_INT32 = 2**31 - 1
-MAX_LOGPROBS = 128
+LIMITS = {
+    "temperature": (0.0, 100.0),
+    "presence_penalty": (-100.0, 100.0),
+    "frequency_penalty": (-100.0, 100.0),
+    "repetition_penalty": (0.01, 100.0),
+    "logprobs": (0, 128),
+}
+"""Values that are passed on, where those are fewer than others take."""
 # llama.cpp draws a seed of its own for 2**32 - 1, which seed + i must not reach for any i < n.
 SEED_RANGE = 2**32 - 1 - 1024
 TRUNCATING = frozenset(("top_k", "top_p", "min_p"))
@@ -41,6 +49,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         slots: Sequences generated at once.
         bos: Text of the token that the tokenizer puts first, "" if it puts none.
         never_in_json: A token that no JSON as we space it contains, or None if there is none.
+        adapters: The names of the LoRA adapters, in the order in which they were loaded.
     """
 
     name: str
@@ -49,6 +58,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     slots: int
     bos: str
     never_in_json: int | None
+    adapters: tuple[str, ...] = ()
 
 
 def encode(body: dict[str, Any]) -> bytes:
@@ -63,25 +73,34 @@ def encode(body: dict[str, Any]) -> bytes:
         raise no_unicode() from None
 
 
-def generation_body(prompt: Prompt, params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
+def generation_body(
+    prompt: Prompt, params: SamplingParams, model: LoadedModel, adapter: str = ""
+) -> dict[str, Any]:
     """Return the body of a streamed completion.
 
     Raises:
         InvalidRequestError: A value is out of range; `param` names it.
     """
+    check_ranges(params)
+    check_limits(params, LIMITS, "llama.cpp")
+    check_tokens(params, model.vocabulary)
     body: dict[str, Any] = {
         "prompt": native_prompt(prompt, model, "prompt"),
         "stream": True,
         "return_progress": True,  # One event a batch of the prompt, so that it can be aborted.
         "cache_prompt": True,
-        "n_predict": -1 if params.max_tokens is None else _max_tokens(params.max_tokens),
+        "n_predict": -1 if params.max_tokens is None else min(params.max_tokens, MAX_INT32),
         "n_probs": 1,  # Token ids are reported beside probabilities only.
     }
     if params.logprobs is not None:
-        _check("logprobs", params.logprobs, 0, MAX_LOGPROBS)
         body["n_probs"] = max(1, params.logprobs)
+    if params.n > model.slots:
+        raise InvalidRequestError(
+            f"n={params.n} is more than the {model.slots} sequences that the model makes at once; "
+            "start it with a larger max_concurrency",
+            param="n",
+        )
     if params.n != 1:
-        _check("n", params.n, 1, model.slots, "; start the model with a larger max_concurrency")
         body["n"] = params.n
     body |= _sampling(params, model)
     if params.logprobs is None and not TRUNCATING.isdisjoint(body["samplers"]):
@@ -90,9 +109,13 @@ def generation_body(prompt: Prompt, params: SamplingParams, model: LoadedModel) 
         body["post_sampling_probs"] = True
     body |= _constraint(params, model)
     body |= _bias(params, model)
-    check_tokens(params, model.vocabulary)
-    if not all(params.stop):
-        raise InvalidRequestError("stop holds an empty string; leave it out", param="stop")
+    if model.adapters:
+        # All of them, also those that are off: with an empty list llama.cpp would go on with what
+        # another adapter has read of the prompt.
+        body["lora"] = [
+            {"id": number, "scale": float(name == adapter)}
+            for number, name in enumerate(model.adapters)
+        ]
     return body
 
 
@@ -122,20 +145,8 @@ def native_prompt(prompt: Prompt, model: LoadedModel, param: str) -> str | list[
     return first if len(pieces) == 1 and isinstance(first, str) else pieces
 
 
-def _max_tokens(value: int) -> int:
-    if value < 1:
-        raise InvalidRequestError(
-            f"max_tokens is {value}; it must be at least 1", param="max_tokens"
-        )
-    return min(value, MAX_INT32)
-
-
 def _sampling(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
     """Return the sampler chain: exactly the named samplers run, in this order."""
-    _check("temperature", params.temperature, 0.0, 100.0)
-    _check("top_k", params.top_k, 0, math.inf)
-    _check("top_p", params.top_p, 0.0, 1.0)
-    _check("min_p", params.min_p, 0.0, 1.0)
     chain: dict[str, Any] = {"mirostat": 0, "dynatemp_range": 0.0}
     samplers = []
     if penalises(params):
@@ -160,9 +171,6 @@ def _sampling(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
 
 
 def _penalties(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
-    _check("presence_penalty", params.presence_penalty, -100.0, 100.0)
-    _check("frequency_penalty", params.frequency_penalty, -100.0, 100.0)
-    _check("repetition_penalty", params.repetition_penalty, 0.01, 100.0)
     return {
         "presence_penalty": params.presence_penalty,
         "frequency_penalty": params.frequency_penalty,
@@ -172,8 +180,6 @@ def _penalties(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
 
 
 def _bias(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
-    for bias in params.logit_bias.values():
-        _check("logit_bias", bias, -100.0, 100.0)
     biases: list[tuple[int | None, float]] = list(params.logit_bias.items())
     if params.json_schema is not None:  # Wins as soon as llama.cpp drops the schema.
         biases.append((model.never_in_json, _OVERWHELMING))
@@ -188,7 +194,10 @@ def _constraint(params: SamplingParams, model: LoadedModel) -> dict[str, Any]:
     if params.grammar is None:
         return {}
     size = len(params.grammar.encode("utf-8", "replace"))
-    _check("the size of grammar in bytes", size, 1, MAX_BYTES, param="grammar")
+    if not 1 <= size <= MAX_BYTES:
+        raise InvalidRequestError(
+            f"grammar has {size} bytes; it must have 1 to {MAX_BYTES}", param="grammar"
+        )
     if "\0" in params.grammar:  # Would end it, and an empty grammar is none.
         raise InvalidRequestError("grammar holds the character NUL; remove it", param="grammar")
     if params.grammar.startswith("%llguidance"):
@@ -204,13 +213,3 @@ def _spaced(schema: dict[str, Any], model: LoadedModel) -> dict[str, Any]:
             param="json_schema",
         )
     return spaced(schema)
-
-
-def _check(
-    name: str, value: float, low: float, high: float, fix: str = "", param: str | None = None
-) -> None:
-    if not low <= value <= high:  # NaN is in no range.
-        limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
-        raise InvalidRequestError(
-            f"{name} is {value}; it must be {limits}{fix}", param=param or name
-        )

@@ -32,10 +32,11 @@ class NativeSocket:
     """
 
     def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="openllm-")  # mode 0700
+        prefix = f"openllm-{os.getpid()}-"  # As runners name theirs: swept by them.
+        self._folder = tempfile.mkdtemp(prefix=prefix)  # mode 0700
         if len(self._folder) > MAX_SOCKET_PATH - len("/llama.sock"):
             os.rmdir(self._folder)
-            self._folder = tempfile.mkdtemp(prefix="openllm-", dir="/tmp")
+            self._folder = tempfile.mkdtemp(prefix=prefix, dir="/tmp")
         self.path = os.path.join(self._folder, "llama.sock")
         self.secret = secrets.token_hex(32)
         self._descriptor: int | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from openllm.errors import ContextLengthError, InvalidRequestError
@@ -30,6 +31,18 @@ def check_ranges(params: SamplingParams) -> None:
         if not valid:
             raise InvalidRequestError(
                 f"{name}={getattr(params, name)!r} must be {rule}", param=name
+            )
+
+
+def check_limits(
+    params: SamplingParams, limits: Mapping[str, tuple[float, float]], engine: str
+) -> None:
+    """Raise `InvalidRequestError` for a value outside of the least and the most an engine takes."""
+    for name, (low, high) in limits.items():
+        value = getattr(params, name)
+        if value is not None and not low <= value <= high:
+            raise InvalidRequestError(
+                f"{name}={value} is beyond what {engine} takes, {low} to {high}", param=name
             )
 
 

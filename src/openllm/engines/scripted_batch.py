@@ -12,51 +12,23 @@ import signal
 from collections import OrderedDict, deque
 from math import inf
 
+from openllm.engines.chunk_queue import ChunkQueue
 from openllm.engines.scripted_rules import Fault
 from openllm.engines.scripted_sequence import ScriptedSequence
 from openllm.errors import EngineError, OpenLLMError, OutOfMemoryError
-from openllm.types import CompletionChunk
 
 LATENESS = 0.05  # Seconds by which a step may be late and the next still come on time.
 LAST_WORDS = 0.05  # Seconds a dying process has to send the tokens made before its death.
 
 
 class Job:
-    """One request: where its chunks wait for whoever reads the stream.
+    """One request: its sequences that have not ended, and the chunks that wait for its reader."""
 
-    Attributes:
-        lines: Its sequences that have not ended.
-    """
-
-    __slots__ = ("_error", "_waiter", "chunks", "lines")
+    __slots__ = ("chunks", "lines")
 
     def __init__(self) -> None:
         self.lines: list[Line] = []
-        self.chunks: deque[CompletionChunk] = deque()
-        self._error: OpenLLMError | None = None
-        self._waiter: asyncio.Future[None] | None = None
-
-    def put(self, chunk: CompletionChunk) -> None:
-        self.chunks.append(chunk)
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def more(self) -> asyncio.Future[None]:
-        """Return what is done once there is a chunk, or no more will come.
-
-        The future raises what the request failed with.
-        """
-        self._waiter = asyncio.get_running_loop().create_future()
-        if self._error is not None:
-            self._waiter.set_exception(self._error)
-        return self._waiter
-
-    def fail(self, error: OpenLLMError) -> None:
-        """End the request with an error, which its reader meets behind the chunks."""
-        self._error = error
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_exception(error)
+        self.chunks = ChunkQueue()
 
 
 class Line:
@@ -165,7 +137,7 @@ class Batch:
                 continue
             chunk = line.sequence.step()
             if chunk is not None:
-                line.job.put(chunk)
+                line.job.chunks.put(chunk)
                 if chunk.finish_reason is not None:
                     self._finish(line)
         return soonest
@@ -182,7 +154,7 @@ class Batch:
         elif fault.kind == "stall":
             self._stalled_since, self._stalled_until = now, now + seconds
         elif fault.kind in ("error", "out_of_memory"):
-            line.job.fail(failure(fault))
+            line.job.chunks.fail(failure(fault))
             self.remove(line.job)
         else:
             line.ready_at = inf
@@ -204,7 +176,7 @@ class Batch:
         self.running.clear()
         self.waiting.clear()
         for job in jobs:
-            job.fail(error)
+            job.chunks.fail(error)
 
 
 def failure(fault: Fault) -> OpenLLMError:

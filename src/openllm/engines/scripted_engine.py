@@ -45,12 +45,12 @@ count the tokens of prompt and output.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Sequence
 from math import inf
 
 from openllm._version import __version__
 from openllm.config.model import LoadOptions
+from openllm.engines.context_option import context_asked
 from openllm.engines.request_checks import check_token, too_long
 from openllm.engines.scripted_batch import Batch, Job, Line, die, failure
 from openllm.engines.scripted_rules import Fault, Playbook, Script, read_conversation, read_script
@@ -73,8 +73,6 @@ from openllm.types import (
     Usage,
 )
 
-logger = logging.getLogger("openllm.engines.scripted")
-
 PLACES = 8
 
 
@@ -89,6 +87,7 @@ class ScriptedEngine:
         self._playbook = Playbook(self._script, self._vocabulary)
         self._cache = PromptCache()
         self._batch: Batch | None = None
+        self._context_length = self._script.context_length
 
     @property
     def capabilities(self) -> Capabilities:
@@ -124,6 +123,9 @@ class ScriptedEngine:
             await asyncio.sleep(self._script.load_seconds)
         if self._script.load_fault is not None:
             await fail_to_load(self._script.load_fault)
+        limit = self._script.context_length
+        asked = context_asked(self._model.name, self._options.context_length, limit)
+        self._context_length = asked or limit
         self._vocabulary = Vocabulary()
         self._playbook = Playbook(self._script, self._vocabulary)
         self._cache = PromptCache()
@@ -132,11 +134,6 @@ class ScriptedEngine:
             self._script.tokens_per_second,
             self._script.unhealthy_after,
         )
-        asked = self._options.context_length
-        if asked is not None and asked > self._script.context_length:
-            logger.warning(
-                "context_length %d is more than the script's; using %d", asked, self._context_length
-            )
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
         """Yield the chunks of a prompt's answer; see `openllm.engines.base.Engine`."""
@@ -145,9 +142,7 @@ class ScriptedEngine:
         batch.add(job)
         try:
             while job.lines or job.chunks:
-                if not job.chunks:
-                    await job.more()
-                yield job.chunks.popleft()
+                yield await job.chunks.next()
         finally:
             batch.remove(job)
 
@@ -180,12 +175,6 @@ class ScriptedEngine:
         if self._batch is not None:
             batch, self._batch = self._batch, None
             await batch.close(EngineUnavailableError(f"model {self._model.name!r} was stopped"))
-
-    @property
-    def _context_length(self) -> int:
-        return min(
-            self._options.context_length or self._script.context_length, self._script.context_length
-        )
 
     def _started(self) -> Batch:
         if self._batch is None:

@@ -6,21 +6,19 @@ from typing import Any
 
 import torch
 
-from openllm.engines.torch_cache import KVWindow, Stored
+from openllm.engines.torch_cache import FIRST_COLUMNS, KVWindow, Stored
 from openllm.engines.torch_model import CausalModel, RowState
 from openllm.engines.torch_seq2seq import CrossRows, Seq2SeqModel
 from openllm.engines.torch_sequence import Sequence
-
-FIRST_COLUMNS = 256
 
 
 class RunningBatch:
     """Row i of the window holds `sequences[i]`, of which `lengths[i]` tokens were read."""
 
-    def __init__(self, model: CausalModel | Seq2SeqModel, most_rows: int) -> None:
+    def __init__(self, model: CausalModel | Seq2SeqModel, most_rows: int, most_tokens: int) -> None:
         self._model = model
-        self._most_rows = most_rows
-        self._window = KVWindow(0, FIRST_COLUMNS)
+        self._most = (most_rows, most_tokens)
+        self._window = KVWindow(0, FIRST_COLUMNS, *self._most)
         self._cross: list[Stored] = []
         self._encoded: CrossRows | None = None
         self.sequences: list[Sequence] = []
@@ -29,14 +27,9 @@ class RunningBatch:
     def __len__(self) -> int:
         return len(self.sequences)
 
-    @property
-    def longest(self) -> int:
-        """Tokens of the longest row."""
-        return max(self.lengths, default=0)
-
     def join(self, sequence: Sequence, state: RowState) -> None:
         """Add a sequence whose prompt was read and whose next token is known."""
-        self._window.join(state.cached, self._most_rows)
+        self._window.join(state.cached)
         self.sequences.append(sequence)
         self.lengths.append(state.tokens)
         self._cross.append(state.cross)
@@ -46,10 +39,14 @@ class RunningBatch:
         """Take a sequence out; the last row moves into its place."""
         for rows in (self.sequences, self.lengths, self._cross):
             _take_out(rows, row)
-        self._window.leave(row, self.longest)
+        self._window.leave(row, max(self.lengths, default=0))
         self._encoded = None
         if not self.sequences:
-            self._window = KVWindow(0, FIRST_COLUMNS)
+            self._window = KVWindow(0, FIRST_COLUMNS, *self._most)
+
+    def scrub(self) -> None:
+        """Let no row be hurt by numbers that are not finite, which a failed one left."""
+        self._window.scrub()
 
     def state(self, row: int) -> RowState:
         """Return views of what is kept of a row."""

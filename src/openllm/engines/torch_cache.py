@@ -6,7 +6,8 @@
 
 The step's new token of every row goes into column `end`, so a model sees a plain left-padded batch,
 whatever its positions are made of. Rows join and leave by copies of single rows; when the columns
-run out the window moves back to the first one.
+run out the window moves back to the first one. What the buffers hold beyond the rows in use is
+room to grow, which stays within a number of tokens.
 """
 
 from __future__ import annotations
@@ -20,20 +21,31 @@ from transformers.cache_utils import Cache
 Stored = list[tuple[torch.Tensor, torch.Tensor]]
 """Of each layer the keys and the values of one row: [1, heads, tokens, size]."""
 
+FIRST_COLUMNS = 256
+
 
 class KVWindow(Cache):
     """A transformers cache over buffers [rows, heads, columns, size] that are reused.
 
     The model's forward pass writes behind `end`; call `advance` after it. Buffers are made at the
-    first write, when their sizes are known, and grow by doubling.
+    first write, when their sizes are known.
 
     Attributes:
         rows: Rows in use.
         start: The first column that any row uses.
         end: The column after the last one in use.
+        held: Tokens that the buffers have room for: their rows times their columns.
     """
 
-    def __init__(self, rows: int, columns: int) -> None:
+    def __init__(self, rows: int, columns: int, most_rows: int = 0, most_tokens: int = 0) -> None:
+        """Make a window; one that rows join or that makes room grows within the last two.
+
+        Args:
+            rows: Rows in use from the beginning.
+            columns: Columns to begin with.
+            most_rows: Rows that may be in use.
+            most_tokens: Of `held`, unless the rows in use need more.
+        """
         super().__init__(layers=[])
         self.rows = rows
         self.start = 0
@@ -41,6 +53,12 @@ class KVWindow(Cache):
         self._keys: list[torch.Tensor] = []
         self._values: list[torch.Tensor] = []
         self._columns = columns
+        self._most_rows = most_rows
+        self._most_tokens = most_tokens
+
+    @property
+    def held(self) -> int:
+        return len(self._keys[0]) * self._columns if self._keys else 0
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
@@ -104,24 +122,27 @@ class KVWindow(Cache):
             self._values[-1][:1, :, :tokens] = values
         self.end = tokens
 
-    def join(self, stored: Stored, most_rows: int) -> None:
-        """Add one row, given by what is stored of it; `most_rows` bounds how far buffers grow."""
-        tokens = stored[0][0].shape[2]
+    def join(self, stored: Stored) -> None:
+        """Add one row, given by what is stored of it."""
+        tokens = size_of(stored)
         if not self.rows:
             self.start = self.end = 0
+        used = self.end - self.start
+        longest = max(used, tokens)
         if not self._keys:
+            self._columns = self._roomy(1, longest)[1]
             for keys, values in stored:
                 self._keys.append(self._buffer(keys))
                 self._values.append(self._buffer(values))
-        if self.rows == self._keys[0].shape[0]:
-            self._resize(min(most_rows, max(self.rows + 1, 2 * self.rows)), self._columns)
+        if self.rows == len(self._keys[0]) or longest > self._columns:
+            self._resize(self.rows + 1, longest)
         if tokens > self.end:
-            self._move(tokens - (self.end - self.start), tokens)
+            self._move(tokens - used)
         columns = slice(self.end - tokens, self.end)
         for layer, (keys, values) in enumerate(stored):
             self._keys[layer][self.rows, :, columns] = keys[0]
             self._values[layer][self.rows, :, columns] = values[0]
-        self.start = min(self.start, self.end - tokens) if self.rows else self.end - tokens
+        self.start = self.end - longest
         self.rows += 1
 
     def leave(self, row: int, longest: int) -> None:
@@ -138,35 +159,49 @@ class KVWindow(Cache):
         """See that so many columns can be written: move the window back, or grow."""
         if self.end + tokens <= self._columns:
             return
-        used = self.end - self.start
-        if used + tokens > self._columns // 2:
-            self._resize(len(self._keys[0]) if self._keys else self.rows, 2 * (used + tokens))
-        if self.start:
-            self._move(0, used)
+        need = self.end - self.start + tokens
+        if need > self._columns // 2 and self._roomy(self.rows, need)[1] > self._columns:
+            self._resize(self.rows, need)
+        else:
+            self._move(0)
+
+    def scrub(self) -> None:
+        """Replace what is no finite number by 0.
+
+        A row that is masked counts with a probability of 0, and NaN times 0 is NaN: what one
+        sequence left behind would end those that come after it in its row.
+        """
+        for buffer in (*self._keys, *self._values):
+            buffer.nan_to_num_(0.0, 0.0, 0.0)
 
     def _buffer(self, like: torch.Tensor) -> torch.Tensor:
         _, heads, _, size = like.shape
-        # Zeros: what padding holds is multiplied by a probability of 0, which NaN would survive.
         shape = (max(1, self.rows), heads, self._columns, size)
-        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)  # Not NaN: see `scrub`.
 
-    def _move(self, start: int, end: int) -> None:
-        """Put the used columns at [start, end), whose length is theirs."""
-        if end > self._columns:
-            self._resize(len(self._keys[0]), 2 * end)
-        source, target = slice(self.start, self.end), slice(start, end)
+    def _roomy(self, rows: int, columns: int) -> tuple[int, int]:
+        """Return rows and columns of buffers that hold so many, with as many again if allowed."""
+        wide = max(columns, min(max(FIRST_COLUMNS, 2 * columns), self._most_tokens // rows))
+        tall = max(rows, min(self._most_rows, 2 * rows, self._most_tokens // wide))
+        return tall, wide
+
+    def _move(self, start: int) -> None:
+        """Put the used columns at `start`."""
+        source, target = slice(self.start, self.end), slice(start, start + self.end - self.start)
         for buffer in (*self._keys, *self._values):
             buffer[: self.rows, :, target] = buffer[: self.rows, :, source].clone()
-        self.start, self.end = start, end
+        self.start, self.end = target.start, target.stop
 
     def _resize(self, rows: int, columns: int) -> None:
-        self._columns = max(columns, self._columns)
+        """Put the used columns at the beginning of buffers for so many rows and columns."""
+        held, self._columns = self._roomy(rows, columns)
+        used = slice(self.start, self.end)
         for buffers in (self._keys, self._values):
             for layer, old in enumerate(buffers):
-                _, heads, width, size = old.shape
-                new = old.new_zeros((rows, heads, self._columns, size))
-                new[: self.rows, :, :width] = old[: self.rows]
+                new = old.new_zeros((held, old.shape[1], self._columns, old.shape[3]))
+                new[: self.rows, :, : used.stop - used.start] = old[: self.rows, :, used]
                 buffers[layer] = new
+        self.start, self.end = 0, used.stop - used.start
 
 
 def copy_of(stored: Stored) -> Stored:

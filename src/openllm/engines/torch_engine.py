@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from openllm.config.model import LoadOptions
 from openllm.engines.openmp import waiting
@@ -35,7 +37,8 @@ if TYPE_CHECKING:
     from openllm.engines.torch_worker import Worker
 
 LONG_TEXT = 20_000
-"""Characters from which on tokenizing is done in a thread: it would hold the event loop."""
+"""Characters, or ids, that are read in a thread when there are more: they hold the event loop."""
+Result = TypeVar("Result")
 
 
 class TorchEngine:
@@ -58,7 +61,7 @@ class TorchEngine:
             engine_version=f"{torch.__version__} transformers {transformers.__version__}",
             context_length=session.context_length,
             max_concurrency=session.max_concurrency,
-            max_embedding_tokens=session.context_length if self._options.embeddings else 0,
+            max_embedding_tokens=0 if session.no_vector else session.context_length,
             structured_output=True,
         )
 
@@ -81,6 +84,8 @@ class TorchEngine:
     async def start(self) -> None:
         """Load the model on the worker's thread; see `torch_load.load_model`."""
         os.environ.update(waiting())  # Read once, when PyTorch is first imported.
+        # With PyTorch and transformers it takes seconds, in which other models' streams go on.
+        await asyncio.to_thread(import_module, "openllm.engines.torch_session")
         from openllm.engines.torch_session import TorchSession
         from openllm.engines.torch_worker import Worker
 
@@ -112,22 +117,34 @@ class TorchEngine:
     async def embed(self, inputs: Sequence[Prompt]) -> EmbeddingOutput:
         """Embed each input: pooled last hidden states of unit length."""
         session = self._started()
-        if not self._options.embeddings:
-            raise UnsupportedError(
-                f"model {self._model.name!r} was started without embeddings", param="model"
-            )
-        prompts = [self._prompt_ids(session, prompt, closed=True) for prompt in inputs]
+        if session.no_vector:
+            raise self._cannot("embed", session.no_vector)
+        prompts = await _aside(
+            sum(map(_size, inputs)) > LONG_TEXT,
+            lambda: [self._prompt_ids(session, prompt, closed=True) for prompt in inputs],
+        )
         for ids in prompts:
             if len(ids) > session.context_length:
                 raise self._too_long(ids, session.context_length)
-        vectors = await self._running().call(lambda: session.embedder.embed(prompts))
-        return EmbeddingOutput(tuple(vectors), sum(map(len, prompts)))
+        return EmbeddingOutput(await self._vectors(session, prompts), sum(map(len, prompts)))
+
+    async def _vectors(
+        self, session: TorchSession, prompts: Sequence[Sequence[int]]
+    ) -> tuple[bytes, ...]:
+        """Embed pass by pass, so that sequences run on in between."""
+        from openllm.engines.torch_embed import batches
+
+        vectors = [b""] * len(prompts)
+        for rows in batches(prompts):
+            part = [prompts[row] for row in rows]
+            made = await self._running().call(partial(session.embedder.embed, part))
+            for row, vector in zip(rows, made, strict=True):
+                vectors[row] = vector
+        return tuple(vectors)
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
         table = self._started().table
-        if len(text) > LONG_TEXT:
-            return await asyncio.to_thread(table.encode, text, special=special)
-        return table.encode(text, special=special)
+        return await _aside(len(text) > LONG_TEXT, partial(table.encode, text, special=special))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         session = self._started()
@@ -156,12 +173,14 @@ class TorchEngine:
     async def _job(self, session: TorchSession, request: GenerateRequest) -> Job:
         """Check a request and make its sequences; long texts and grammars in a thread."""
         params = request.params
+        if session.no_text:
+            raise self._cannot("generate text", session.no_text)
         check_ranges(params)
         check_tokens(params, session.vocab_size)
-        long = isinstance(request.prompt, str) and len(request.prompt) > LONG_TEXT
-        if long or params.json_schema is not None or params.grammar is not None:
-            return await asyncio.to_thread(self._make_job, session, request)
-        return self._make_job(session, request)
+        held = params.json_schema is not None or params.grammar is not None
+        return await _aside(
+            held or _size(request.prompt) > LONG_TEXT, partial(self._make_job, session, request)
+        )
 
     def _make_job(self, session: TorchSession, request: GenerateRequest) -> Job:
         from openllm.engines.torch_sampling import SequenceSampling
@@ -174,7 +193,8 @@ class TorchEngine:
             raise self._too_long(prompt, session.context_length - 1)
         ends = frozenset(params.stop_token_ids)
         ends |= frozenset() if params.ignore_eos else session.ends
-        job = Job(params, prompt, ends, min(params.max_tokens or room, room))
+        limit = min(params.max_tokens or room, room)
+        job = Job(params, prompt, ends, limit, request.adapter)
         grammared = params.json_schema is not None or params.grammar is not None
         for index in range(params.n):
             grammar = session.grammars().compile(params) if grammared else None
@@ -185,16 +205,31 @@ class TorchEngine:
     def _prompt_ids(
         self, session: TorchSession, prompt: Prompt, *, closed: bool | None = None
     ) -> list[int]:
-        if not isinstance(prompt, str):
-            for part in prompt:
-                if isinstance(part, int):
-                    check_token(part, session.vocab_size, "prompt")
         ids = session.table.prompt_ids(prompt, closed=closed)
         if not ids:
             raise InvalidRequestError(
                 "the prompt is empty; give at least one character or token", param="prompt"
             )
+        for each in (min(ids), max(ids)):  # Text too may have tokens that the model lacks.
+            check_token(each, session.vocab_size, "prompt")
         return ids
+
+    def _cannot(self, act: str, reason: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"model {self._model.name!r} does not {act}: {reason}; ask another", param="model"
+        )
 
     def _too_long(self, ids: Sequence[int], most: int) -> ContextLengthError:
         return too_long(len(ids), self._model.name, self._started().context_length, most)
+
+
+async def _aside(apart: bool, work: Callable[[], Result]) -> Result:
+    """Do some work in a thread of its own, or at once."""
+    return await asyncio.to_thread(work) if apart else work()
+
+
+def _size(prompt: Prompt) -> int:
+    """Return the characters of a prompt and the ids in it."""
+    if isinstance(prompt, str):
+        return len(prompt)
+    return sum(len(part) if isinstance(part, str) else 1 for part in prompt)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -11,9 +14,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from openllm.config.model import LoadOptions
+from openllm.config.model import LoadOptions, shown_device
 from openllm.engines.hf_dummy import random_bytes, random_model
+from openllm.engines.library_errors import told
+from openllm.engines.torch_errors import is_out_of_memory
 from openllm.engines.torch_tokenizer import load_tokenizer
+from openllm.engines.torch_uses import why_no_text
 from openllm.errors import ConfigurationError, EngineStartError, OpenLLMError, OutOfMemoryError
 from openllm.machine import free_memory
 from openllm.sizes import size_text
@@ -21,16 +27,25 @@ from openllm.types import LocalModel
 
 logger = logging.getLogger("openllm.engines.torch")
 
+_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_FLOATS = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+"""Bytes of a number of the types that are changed to the one asked for."""
+SPREAD_SHARE = 0.8
+"""Of a card's free memory, what weights may fill where they are spread over several."""
 RECURRENT = ("linear_attention", "mamba", "recurrent", "conv", "rwkv", "ssm", "hybrid")
 
 
 class LoadedModel(NamedTuple):
-    """A model ready to be called, its tokenizer, and where it runs."""
+    """A model ready to be called, its tokenizer, where it runs, and what it cannot do.
+
+    `lack` says why it generates no text, though it may embed; "" if it does.
+    """
 
     model: Any
     tokenizer: Any
     device: torch.device
     encoder_decoder: bool
+    lack: str
 
 
 def load_model(local: LocalModel, options: LoadOptions) -> LoadedModel:
@@ -39,49 +54,69 @@ def load_model(local: LocalModel, options: LoadOptions) -> LoadedModel:
     Raises:
         ConfigurationError: There is no such device, or no slow tokenizer.
         OutOfMemoryError: The weights do not fit; says need and free.
-        EngineStartError: This version of transformers does not know or cannot load the model.
+        EngineStartError: This version of transformers does not know or cannot load the model, or
+            weights are missing.
     """
-    from transformers import AutoConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
     if options.threads:
         torch.set_num_threads(options.threads)
-    path = local.path
     device = choose_device(options.device)
-    trust = {"trust_remote_code": options.trust_remote_code, "local_files_only": True}
     try:
-        config = AutoConfig.from_pretrained(path, **trust)
-        _check_layers(config)
-        stored = str(config.dtype or "").removeprefix("torch.")
-        dtype = choose_dtype(options.dtype, stored, device)
-        if options.load_format == "dummy":
-            model = _random(config, dtype, device, options)
-        else:
-            cards = _cards(device, options.device)
-            need = _loaded_bytes(path, stored, dtype)
-            _check_room(need, dtype, device, cards)
-            model = _model_class(config).from_pretrained(
-                path,
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                **_attention(config),
-                **_placement(need, device, cards),
-                **trust,
-            )
+        model, missing = _load(local.path, device, options)
         tokenizer = load_tokenizer((local.tokenizer or local).path, options)
     except OpenLLMError:
         raise
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemoryError(f"{path} does not fit the memory of {device}: {error}") from error
-    except (ValueError, OSError, KeyError, ImportError, RuntimeError) as error:
-        raise EngineStartError(
-            f"transformers cannot load {os.path.basename(path)!r}: {_first_line(error)}"
-        ) from error
+    except Exception as error:  # Of any class: the code is that of transformers and of the model.
+        name = os.path.basename(local.path)
+        if is_out_of_memory(error):
+            free = size_text(free_bytes(device))
+            raise OutOfMemoryError(
+                f"{name!r} does not fit beside what else is in memory, and {free} are free on"
+                f" {device}: {told(error)}; use a smaller model or dtype"
+            ) from error
+        raise EngineStartError(f"transformers cannot load {name!r}: {told(error)}") from error
     model.eval().requires_grad_(False)
-    _prepare(model, dtype, device)
-    return LoadedModel(model, tokenizer, device, bool(config.is_encoder_decoder))
+    _prepare(model, device)
+    lack = why_no_text(model, missing)
+    return LoadedModel(model, tokenizer, device, bool(model.config.is_encoder_decoder), lack)
+
+
+def _load(path: str, device: torch.device, options: LoadOptions) -> tuple[Any, set[str]]:
+    """Return the model, and the names of its weights that no file has."""
+    from transformers import AutoConfig
+
+    trust = {"trust_remote_code": options.trust_remote_code, "local_files_only": True}
+    config = AutoConfig.from_pretrained(path, **trust)
+    _check_layers(config)
+    dummy = options.load_format == "dummy"
+    weights = {} if dummy else stored_bytes(path)
+    most = max(weights, key=lambda kind: weights[kind], default="")
+    stored = str(config.dtype or most).removeprefix("torch.")
+    dtype = choose_dtype(options.dtype, stored, device)
+    if dummy:
+        return _random(config, dtype, device, options), set()
+    cards = _cards(device, options.device)
+    need = _loaded_bytes(weights, dtype)
+    _check_room(need, dtype, device, cards)
+    model, told = _model_class(config).from_pretrained(
+        path,
+        config=config,
+        dtype=dtype,
+        use_safetensors=True,
+        output_loading_info=True,
+        **_attention(config),
+        **_placement(need, device, cards),
+        **trust,
+    )
+    if any(weight.is_meta for weight in model.parameters()):  # Left on the disk, to be read anew.
+        raise OutOfMemoryError(
+            f"the layers, {size_text(need)} in all, do not fit {len(cards)} cards of which"
+            f" {size_text(sum(_spread(cards).values()))} may be filled; use a smaller model or"
+            " dtype"
+        )
+    return model, set(told["missing_keys"])
 
 
 def _random(config: Any, dtype: torch.dtype, device: torch.device, options: LoadOptions) -> Any:
@@ -117,7 +152,7 @@ def choose_device(asked: str | None) -> torch.device:
     if not usable.get(device.type) or (device.index or 0) >= max(1, cards):
         there = [kind for kind, works in usable.items() if works]
         raise ConfigurationError(
-            f"device {asked!r} is not on this machine, which has {', '.join(there)}"
+            f"device {shown_device(asked)} is not on this machine, which has {', '.join(there)}"
             + (f" ({cards} CUDA cards)" if cards else ""),
             param="device",
         )
@@ -162,27 +197,54 @@ def _placement(need: int, device: torch.device, cards: Sequence[int]) -> dict[st
     """Return where weights of `need` bytes go: one device, or several cards if it is too small."""
     if device.type == "cpu":
         return {}
-    if len(cards) < 2 or need < 0.8 * free_bytes(device):
+    if len(cards) < 2 or need < SPREAD_SHARE * free_bytes(device):
         return {"device_map": {"": str(device)}}
-    room = {card: int(0.8 * torch.cuda.mem_get_info(card)[0]) for card in cards}
-    return {"device_map": "auto", "max_memory": room}
+    return {"device_map": "auto", "max_memory": _spread(cards)}
 
 
-def _loaded_bytes(path: str, stored: str, dtype: torch.dtype) -> int:
-    """Return what the weights of the folder take once they are of this type."""
-    stored_size = {"float32": 4, "float64": 8, "int8": 1}.get(stored, 2)
-    size = sum(file.stat().st_size for file in Path(path).glob("*.safetensors"))
-    return size * int(dtype.itemsize) // stored_size
+def _spread(cards: Sequence[int]) -> dict[int, int]:
+    """Return the bytes of weights that each of several cards may hold."""
+    return {card: int(SPREAD_SHARE * torch.cuda.mem_get_info(card)[0]) for card in cards}
+
+
+def stored_bytes(path: str) -> dict[str, int]:
+    """Return the bytes of a folder's weights by their types, as PyTorch or the file names them."""
+    from safetensors import safe_open
+
+    found: Counter[str] = Counter()
+    for file in weight_files(Path(path)):
+        with safe_open(file, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                part = tensors.get_slice(name)
+                kind = _NAMES.get(part.get_dtype(), part.get_dtype())
+                found[kind] += math.prod(part.get_shape()) * _FLOATS.get(kind, 1)
+    return dict(found)
+
+
+def _loaded_bytes(stored: dict[str, int], dtype: torch.dtype) -> int:
+    """Return what weights take once those of the usual types are of this one."""
+    size = dtype.itemsize
+    return sum(count * size // _FLOATS.get(kind, size) for kind, count in stored.items())
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files that transformers reads; others may hold the same weights once more."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        return [folder / "model.safetensors"]
+    return sorted({folder / name for name in json.loads(index.read_bytes())["weight_map"].values()})
 
 
 def _check_room(
     need: int, dtype: torch.dtype, device: torch.device, cards: Sequence[int] = ()
 ) -> None:
-    free = sum(torch.cuda.mem_get_info(card)[0] for card in cards) or free_bytes(device)
+    several = len(cards) > 1
+    free = sum(_spread(cards).values()) if several else free_bytes(device)
     if need > free:
         raise OutOfMemoryError(
             f"the weights need {size_text(need)} as {str(dtype).removeprefix('torch.')} and"
-            f" {size_text(free)} are free on {device}; use a smaller model or dtype"
+            f" {size_text(free)} are free on {f'{len(cards)} cards' if several else device}; use a"
+            " smaller model or dtype"
         )
 
 
@@ -193,7 +255,7 @@ def _check_layers(config: Any) -> None:
     if recurrent:
         raise EngineStartError(
             f"architecture {(config.architectures or ['?'])[0]} has layers of the kind"
-            f" {', '.join(recurrent)}, which the torch engine does not batch; use --backend vllm"
+            f" {', '.join(recurrent)}, which the torch engine does not batch; use backend vllm"
         )
 
 
@@ -209,7 +271,7 @@ def _model_class(config: Any) -> Any:
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
 
 
-def _prepare(model: Any, dtype: torch.dtype, device: torch.device) -> None:
+def _prepare(model: Any, device: torch.device) -> None:
     """Use the faster attention and, on a CPU, packed weights where they apply."""
     from openllm.engines.torch_attention import use_folded_attention
     from openllm.engines.torch_linear import can_pack, pack_linears
@@ -217,9 +279,5 @@ def _prepare(model: Any, dtype: torch.dtype, device: torch.device) -> None:
     if model.config.is_encoder_decoder:
         return
     use_folded_attention(model)
-    if can_pack(dtype, device):
+    if can_pack(model.dtype, device):
         logger.info("%d linear layers are packed for this CPU", pack_linears(model))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:400]

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from openllm.engines.torch_cache import KVWindow, Stored, first_tokens, size_of
 
@@ -35,18 +36,29 @@ class RowState:
 
 
 class Prefill:
-    """Prompts being read: several in one go, or a long one by chunks.
+    """Sequences being read: several in one go, or a long one by chunks.
 
     Attributes:
-        prompts: Token ids of each row.
-        state: What was kept of the only row's beginning; None to read from the first token.
+        tokens: Ids of each row: of its prompt, then of what was made before it had to wait.
+        prompt_tokens: How many of them are the prompt's.
+        ids: The same as a matrix, [rows, longest], with zeros on the left.
+        lengths: What the window will hold of each row.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], state: RowState | None = None) -> None:
-        self.prompts = [tuple(prompt) for prompt in prompts]  # The originals grow meanwhile.
-        self.longest = max(map(len, prompts))
-        self.window = KVWindow(len(prompts), self.longest)
-        self.cross: list[Stored] = [[] for _ in prompts]
+    def __init__(
+        self,
+        tokens: Sequence[Sequence[int]],
+        prompt_tokens: Sequence[int],
+        state: RowState | None = None,
+    ) -> None:
+        """Begin with `state`, what was kept of the only row's beginning, or with nothing."""
+        self.tokens = [tuple(row) for row in tokens]  # The originals grow meanwhile.
+        self.lengths = [len(row) for row in tokens]
+        self.prompt_tokens = prompt_tokens
+        self.longest = max(self.lengths)
+        self.ids, _ = padded(self.tokens, "left")
+        self.window = KVWindow(len(tokens), self.longest)
+        self.cross: list[Stored] = [[] for _ in tokens]
         self.read = 0
         if state is not None:
             self.window.load(state.cached)
@@ -54,8 +66,7 @@ class Prefill:
 
     def row(self, row: int) -> RowState:
         """Return views of what the window holds of a row that was wholly read."""
-        tokens = min(len(self.prompts[row]), self.window.end)
-        return RowState(self.window.row(row, tokens), self.cross[row])
+        return RowState(self.window.row(row, self.lengths[row]), self.cross[row])
 
 
 class CausalModel:
@@ -71,14 +82,8 @@ class CausalModel:
     def prefill(self, work: Prefill, most: int) -> torch.Tensor | None:
         """Read up to `most` columns; return the logits [rows, vocabulary] when all are read."""
         first, last = work.read, min(work.longest, work.read + most)
-        ids = torch.zeros(len(work.prompts), last - first, dtype=torch.long)
-        lengths = []
-        for row, prompt in enumerate(work.prompts):
-            pad = work.longest - len(prompt)
-            lengths.append(max(0, last - pad))
-            if last > pad:
-                chosen = prompt[max(0, first - pad) : last - pad]
-                ids[row, len(ids[row]) - len(chosen) :] = torch.tensor(chosen)
+        ids = work.ids[:, first:last]
+        lengths = [max(0, last - work.longest + length) for length in work.lengths]
         logits = self._forward(ids, lengths, work.window)
         work.read = last
         return logits if last == work.longest else None
@@ -108,6 +113,16 @@ class CausalModel:
         )
         window.advance(new)
         return output.logits[:, -1]
+
+
+def padded(
+    rows: Sequence[Sequence[int]], side: Literal["left", "right"]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return token ids [rows, longest] with zeros on one side, and the mask that is 0 there."""
+    texts = [torch.tensor(row) for row in rows]
+    ids = pad_sequence(texts, batch_first=True, padding_side=side)
+    ones = [torch.ones_like(text) for text in texts]
+    return ids, pad_sequence(ones, batch_first=True, padding_side=side)
 
 
 def left_padding(lengths: torch.Tensor, columns: int) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """What was read of earlier requests, kept so that a conversation's next turn reads only its end.
 
-A prefix is found by its exact token ids, so no text can reach a request that did not send it.
+A prefix is found by its exact token ids, so no text can reach a request that did not send it, and
+by its adapter, which has a part in the keys and values.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ class PrefixStore:
 
     def __init__(self, most_tokens: int) -> None:
         self._most = most_tokens
-        self._kept: OrderedDict[tuple[int, ...], RowState] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, tuple[int, ...]], RowState] = OrderedDict()
         self.tokens = 0
 
-    def keep(self, ids: Sequence[int], state: RowState) -> None:
+    def keep(self, ids: Sequence[int], state: RowState, adapter: str = "") -> None:
         """Copy what was read of a sequence that ends; the least recently used make room."""
-        key = tuple(ids[: state.tokens])
-        if not LEAST <= len(key) <= self._most or key in self._kept:
+        read = tuple(ids[: state.tokens])
+        if not LEAST <= len(read) <= self._most or (adapter, read) in self._kept:
             return
-        self._forget_prefix_of(key)
-        while self.tokens + len(key) > self._most:
-            oldest, _ = self._kept.popitem(last=False)
+        self._forget_prefix_of(adapter, read)
+        while self.tokens + len(read) > self._most:
+            (_, oldest), _ = self._kept.popitem(last=False)
             self.tokens -= len(oldest)
-        self._kept[key] = RowState(copy_of(state.cached))
-        self.tokens += len(key)
+        self._kept[adapter, read] = RowState(copy_of(state.cached))
+        self.tokens += len(read)
 
-    def find(self, ids: Sequence[int]) -> RowState | None:
+    def find(self, ids: Sequence[int], adapter: str = "") -> RowState | None:
         """Return the longest beginning of `ids` that is kept, less than the whole of them."""
         best, longest = None, LEAST - 1
         for key in self._kept:
-            shared = _shared(key, ids, len(ids) - 1)
+            shared = _shared(key[1], ids, len(ids) - 1) if key[0] == adapter else 0
             if shared > longest:
                 best, longest = key, shared
         if best is None:
@@ -51,11 +52,11 @@ class PrefixStore:
         self._kept.clear()
         self.tokens = 0
 
-    def _forget_prefix_of(self, key: tuple[int, ...]) -> None:
+    def _forget_prefix_of(self, adapter: str, read: tuple[int, ...]) -> None:
         """Drop what the new sequence continues: it holds all of that."""
-        for old in [old for old in self._kept if old == key[: len(old)]]:
-            del self._kept[old]
-            self.tokens -= len(old)
+        for key in [key for key in self._kept if key == (adapter, read[: len(key[1])])]:
+            del self._kept[key]
+            self.tokens -= len(key[1])
 
 
 def _shared(one: Sequence[int], other: Sequence[int], most: int) -> int:

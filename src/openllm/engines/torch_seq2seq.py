@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer, EncoderDecoderC
 from transformers.modeling_outputs import BaseModelOutput
 
 from openllm.engines.torch_cache import KVWindow, Stored, size_of
-from openllm.engines.torch_model import Prefill, left_padding
+from openllm.engines.torch_model import Prefill, left_padding, padded
 
 
 class CrossRows:
@@ -52,27 +52,31 @@ class Seq2SeqModel:
         self.decoder_start: int = model.config.pad_token_id if start is None else start
 
     def prefill(self, work: Prefill, most: int) -> torch.Tensor:
-        """Encode the prompts, whatever their length; return the first step's logits."""
+        """Encode the prompts, whatever their length; return the logits of what follows them.
+
+        A row that was read before has made tokens behind its prompt, which the decoder reads again.
+        """
         del most
-        lengths = [len(prompt) for prompt in work.prompts]
-        ids = torch.zeros(len(lengths), work.longest, dtype=torch.long)
-        for row, prompt in enumerate(work.prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        mask = (torch.arange(work.longest) < torch.tensor(lengths).unsqueeze(1)).long()
+        rows = list(zip(work.tokens, work.prompt_tokens, strict=True))
+        ids, mask = padded([tokens[:count] for tokens, count in rows], "right")
+        said = [(self.decoder_start, *tokens[count:]) for tokens, count in rows]
+        work.lengths = [len(row) for row in said]
+        decoder_ids, decoder_mask = padded(said, "left")
         cross = DynamicCache()
         output = self._model(
             input_ids=ids.to(self._device),
             attention_mask=mask.to(self._device),
-            decoder_input_ids=torch.full((len(lengths), 1), self.decoder_start).to(self._device),
+            decoder_input_ids=decoder_ids.to(self._device),
+            decoder_attention_mask=decoder_mask.to(self._device),
             past_key_values=EncoderDecoderCache(work.window, cross),
             use_cache=True,
         )
-        work.window.advance(1)
+        work.window.advance(decoder_ids.shape[1])
         work.read = work.longest
         work.cross = [
             [(layer.keys[row : row + 1, :, :n], layer.values[row : row + 1, :, :n])
              for layer in cross.layers]
-            for row, n in enumerate(lengths)
+            for row, n in enumerate(work.prompt_tokens)
         ]  # fmt: skip
         return output.logits[:, -1]
 

@@ -34,6 +34,12 @@ class Sequence:
         self._table = table
         self._read = table.reader()
         self._output: SequenceOutput | None = None
+        self._finished = False
+
+    @property
+    def ended(self) -> bool:
+        """Whether its last chunk was made, or its request is given up."""
+        return self._finished or self.job.cancelled
 
     def begin(self, cached: int) -> None:
         """Note how many tokens of the prompt were reused; a second call changes nothing."""
@@ -51,7 +57,9 @@ class Sequence:
         made = MadeToken(token_id, 0.0)
         if logprobs is not None:
             made = MadeToken(token_id, logprobs.chosen, self._report(token_id, logprobs))
-        return self._output.push(made, self._read(token_id))
+        chunk = self._output.push(made, self._read(token_id))
+        self._finished = chunk is not None and chunk.finish_reason is not None
+        return chunk
 
     def _report(self, token_id: int, logprobs: RowLogprobs) -> TokenLogprob:
         top = [
@@ -75,12 +83,20 @@ class Job:
         chunks: Made by the worker's thread, put and read on the event loop.
         ends: Token ids that end a sequence.
         limit: Most new tokens of a sequence.
-        cancelled: Set by the reader; the worker drops the job before its next step.
+        adapter: The name of its LoRA adapter.
+        cancelled: Set by the reader, or when a sequence failed; the job is dropped before the
+            next step.
     """
 
     def __init__(
-        self, params: SamplingParams, prompt: Ids[int], ends: frozenset[int], limit: int
+        self,
+        params: SamplingParams,
+        prompt: Ids[int],
+        ends: frozenset[int],
+        limit: int,
+        adapter: str = "",
     ) -> None:
+        self.adapter = adapter
         self.params = params
         self.prompt = prompt
         self.ends = ends

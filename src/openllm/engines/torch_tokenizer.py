@@ -7,6 +7,7 @@ from typing import Any
 
 from openllm.config.model import LoadOptions
 from openllm.engines.hf_encode import affixes
+from openllm.engines.library_errors import told
 from openllm.errors import ConfigurationError, EngineStartError
 
 VOCABULARY = "tokenizer.model"
@@ -27,10 +28,9 @@ def load_tokenizer(folder: str, options: LoadOptions) -> Any:
         return _slow(folder, found) if _wants_slow(found, options) else found
     except ConfigurationError:
         raise
-    except (ValueError, OSError, KeyError, ImportError, RuntimeError, TypeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:400]
+    except Exception as error:  # Of any class: the code is that of transformers and of the model.
         raise EngineStartError(
-            f"transformers cannot load the tokenizer in {folder!r}: {reason}"
+            f"transformers cannot load the tokenizer in {folder!r}: {told(error)}"
         ) from error
 
 

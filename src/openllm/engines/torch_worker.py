@@ -16,9 +16,10 @@ from typing import TypeVar
 
 import torch
 
+from openllm.engines.torch_errors import as_ours
 from openllm.engines.torch_scheduler import Event, Scheduler
 from openllm.engines.torch_sequence import Job
-from openllm.errors import EngineError, EngineUnavailableError, OpenLLMError, OutOfMemoryError
+from openllm.errors import EngineUnavailableError, OpenLLMError
 
 logger = logging.getLogger("openllm.engines.torch")
 Result = TypeVar("Result")
@@ -42,7 +43,13 @@ class Worker:
         self._thread.start()
 
     def add(self, job: Job) -> None:
+        """Let the scheduler have a job at the next turn.
+
+        Raises:
+            EngineUnavailableError: The model was stopped.
+        """
         with self._condition:
+            self._check_open()
             self._jobs.append(job)
             self._condition.notify()
 
@@ -53,14 +60,21 @@ class Worker:
             self._condition.notify()
 
     async def call(self, work: Callable[[], Result]) -> Result:
-        """Run `work` on the thread between two turns."""
+        """Run `work` on the thread between two turns, unless the caller stops waiting before.
+
+        Raises:
+            EngineUnavailableError: The model was stopped.
+        """
         future: asyncio.Future[Result] = self._loop.create_future()
         with self._condition:
-            if self._closing:
-                raise EngineUnavailableError("the model was stopped")
+            self._check_open()
             self._tasks.append(lambda: self._answer(future, work))
             self._condition.notify()
         return await future
+
+    def _check_open(self) -> None:
+        if self._closing:
+            raise EngineUnavailableError("the model was stopped")
 
     @property
     def healthy(self) -> bool:
@@ -94,7 +108,7 @@ class Worker:
         return self.scheduler is None or self.scheduler.idle
 
     def _do_tasks(self) -> None:
-        while self._tasks:
+        for _ in range(len(self._tasks)):  # Those that come meanwhile wait for the next turn.
             self._tasks.popleft()()
 
     def _turn(self) -> None:
@@ -102,11 +116,7 @@ class Worker:
             return
         while self._jobs:
             self.scheduler.add(self._jobs.popleft())
-        try:
-            events = self.scheduler.turn()
-        except Exception as error:
-            logger.exception("a step of the model failed")
-            events = self.scheduler.fail_all(as_ours(error))
+        events = self.scheduler.turn()
         if events:
             self._tell(_deliver, events)
 
@@ -120,6 +130,8 @@ class Worker:
         self._tell(_deliver, events)
 
     def _answer(self, future: asyncio.Future[Result], work: Callable[[], Result]) -> None:
+        if future.cancelled():
+            return
         try:
             result = work()
         except Exception as error:
@@ -134,18 +146,6 @@ class Worker:
             self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # The loop was closed first; nobody waits any more.
             logger.debug("the event loop is gone")
-
-
-def as_ours(error: Exception) -> EngineError:
-    """Return an error of PyTorch or transformers as one of ours."""
-    text = f"{type(error).__name__}: {error}"
-    memory = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate" in text
-    if memory:
-        return OutOfMemoryError(
-            f"the model ran out of memory ({text[:200]}); lower --kv-cache-tokens or"
-            " --max-concurrency"
-        )
-    return EngineError(f"the model failed: {text[:500]}")
 
 
 def _deliver(events: list[Event]) -> None:

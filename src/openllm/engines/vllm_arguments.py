@@ -7,12 +7,10 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import Any
 
-from openllm.config.model import LoadOptions
+from openllm.config.model import CONCURRENCY, LoadOptions
 from openllm.errors import ConfigurationError
 from openllm.types import LocalModel
 
-CONCURRENCY = 256
-"""Sequences at once where the options name no number."""
 MAX_LOGPROBS = 128
 
 OURS = {
@@ -25,6 +23,9 @@ OURS = {
     "trust_remote_code": "set the option trust_remote_code instead",
 }
 """Arguments that cannot be handed through, with the reason."""
+
+LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""The largest ranks of adapters that vLLM can be told."""
 
 _WORDS = {"true": True, "false": False, "none": None, "null": None}
 
@@ -51,7 +52,7 @@ def engine_arguments(
         "load_format": "dummy" if options.load_format == "dummy" else "safetensors",
         "trust_remote_code": options.trust_remote_code,
         "dtype": options.dtype,
-        "max_num_seqs": options.max_concurrency or CONCURRENCY,
+        "max_num_seqs": options.max_concurrency or CONCURRENCY["vllm"],
         "max_logprobs": MAX_LOGPROBS,
         "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
         "enforce_eager": options.enforce_eager,
@@ -61,6 +62,14 @@ def engine_arguments(
     }
     if model.tokenizer is not None:
         arguments["tokenizer"] = model.tokenizer.path
+    if model.adapters:
+        rank = max(adapter.rank for adapter in model.adapters)
+        arguments |= {
+            "enable_lora": True,
+            # On a CPU vLLM adds the last place's to requests that have none: it stays empty.
+            "max_loras": len(model.adapters) + 1,
+            "max_lora_rank": next((most for most in LORA_RANKS if rank <= most), rank),
+        }
     if options.context_length is not None:
         arguments["max_model_len"] = options.context_length
     if options.gpu_memory_utilization is not None:
@@ -75,7 +84,7 @@ def handed_through(texts: Iterable[str], known: Collection[str]) -> dict[str, An
     """Read NAME=VALUE texts; a VALUE is JSON, True, False or None, else itself.
 
     Raises:
-        ConfigurationError: One has no name, or a name that is unknown or ours to set.
+        ConfigurationError: One has no name, or a name that is unknown, ours to set or taken.
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -87,6 +96,8 @@ def handed_through(texts: Iterable[str], known: Collection[str]) -> dict[str, An
             raise _refused(f"engine_arg {name} cannot be set: {OURS[name]}")
         if name not in known:
             raise _refused(f"vLLM has no engine argument {name!r}{_suggestion(name, known)}")
+        if name in found:
+            raise _refused(f"engine_arg {name} is given twice; leave one of them out")
         found[name] = _value(value.strip())
     return found
 

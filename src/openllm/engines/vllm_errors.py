@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
+from openllm.engines.library_errors import of_text, told
 from openllm.errors import (
     ConfigurationError,
     EngineCrashedError,
@@ -18,6 +20,9 @@ from openllm.errors import (
     OverloadedError,
 )
 from openllm.types import LocalModel
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 CRASHED = (
     "vLLM's engine process has died, and the request with it; its log says why, and the model has "
@@ -45,7 +50,7 @@ def request_error(error: Exception) -> OpenLLMError:
         parameter = getattr(cause, "parameter", None)
         message = cause.args[0] if cause.args else str(cause)
         return InvalidRequestError(f"vLLM refused the request: {message}", param=parameter)
-    return EngineError(f"vLLM failed: {type(cause).__name__}: {cause}")
+    return EngineError(f"vLLM failed: {told(cause)}")
 
 
 def start_error(
@@ -61,7 +66,7 @@ def start_error(
     """
     if isinstance(error, OpenLLMError):
         return error
-    text = " ".join((reason or _text(error)).split())[:600]
+    text = of_text(reason) if reason else _text(error)
     if _MEMORY.search(text):
         return OutOfMemoryError(
             f"model {model.name!r} needs more memory than is free ({text}); use a smaller "
@@ -76,8 +81,13 @@ def start_error(
 
 def _text(error: Exception) -> str:
     """Return what an exception says; of pydantic's, each value at fault and why."""
-    text = f"{type(error).__name__}: {error}"
+    text = told(error)
     if isinstance(error, ValidationError):
         faults = error.errors(include_url=False)
-        text = "; ".join(f"{'.'.join(map(str, f['loc']))} {f['msg']}".strip() for f in faults)
-    return text.removeprefix("Value error, ").partition("Supported architectures:")[0]
+        text = of_text("; ".join(map(_fault, faults)))
+    return text.partition("Supported architectures:")[0]
+
+
+def _fault(fault: ErrorDetails) -> str:
+    where = ".".join(map(str, fault["loc"]))
+    return f"{where} {fault['msg'].removeprefix('Value error, ')}".strip()

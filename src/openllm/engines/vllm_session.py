@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import vllm
 from vllm import PoolingParams
+from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.sampling_params import SamplingParams as NativeParams
 
@@ -41,6 +42,7 @@ class Session:
         structures: Which schemas and grammars it can follow.
         places: Sequences generated at once.
         kv_cache_tokens: Tokens that fit the KV cache.
+        adapters: vLLM's requests for the LoRA adapters, by our names.
         pools: It embeds; else it generates.
         version: Version of vLLM.
     """
@@ -75,6 +77,10 @@ class Session:
         self.places = int(client.vllm_config.scheduler_config.max_num_seqs)
         cache = client.vllm_config.cache_config
         self.kv_cache_tokens = int(cache.num_gpu_blocks or 0) * int(cache.block_size or 0)
+        self.adapters = {
+            adapter.name: LoRARequest(adapter.label, number, adapter.path)
+            for number, adapter in enumerate(model.adapters, 1)
+        }
         self.pools = config.runner_type == "pooling"
         self.version = str(vllm.__version__)
 
@@ -103,7 +109,9 @@ class Session:
     async def embed(self, ids: list[int]) -> bytes:
         """Return the vector of one input: float32, unit length."""
         prompt = {"type": "token", "prompt_token_ids": ids}
-        outputs = self.client.encode(prompt, PoolingParams(task="embed"), "embed")
+        outputs = self.client.encode(
+            prompt, PoolingParams(task="embed"), "embed", lora_request=self.adapters.get("")
+        )
         vector = np.zeros(0, np.float32)
         try:
             async with aclosing(outputs):
@@ -112,6 +120,11 @@ class Session:
         except Exception as error:
             raise request_error(error) from error
         return (vector / max(float(np.linalg.norm(vector)), 1e-12)).astype(np.float32).tobytes()
+
+    async def load_adapters(self) -> None:
+        """Load all of them; raises `EngineStartError` for one that does not fit the model."""
+        for adapter in self.adapters.values():
+            await self._add(adapter)
 
     async def warm_up(self) -> None:
         """Run what is made or compiled when it is first used."""
@@ -129,6 +142,14 @@ class Session:
                 async with aclosing(self.generate(request, [0], 2, None)) as chunks:
                     async for _ in chunks:
                         pass
+
+    async def _add(self, adapter: LoRARequest) -> None:
+        try:
+            await self.client.add_lora(adapter)
+        except Exception as error:
+            raise EngineStartError(
+                f"vLLM cannot use the adapter {adapter.lora_name}: {error}"
+            ) from error
 
     async def close(self) -> None:
         """End all requests and vLLM's processes."""
@@ -154,7 +175,9 @@ class Session:
                 output_kind=RequestOutputKind.DELTA,
             )
             prompt = {"type": "token", "prompt_token_ids": ids}
-            outputs = self.client.generate(prompt, native, request.request_id)
+            outputs = self.client.generate(
+                prompt, native, request.request_id, lora_request=self.adapters.get(request.adapter)
+            )
             async with aclosing(outputs):
                 async for output in outputs:
                     for chunk in stream.take(output):

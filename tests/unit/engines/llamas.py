@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,12 +77,3 @@ async def greedy(
     engine: LlamaCppEngine, prompt: Prompt = "Hello", max_tokens: int = 16, **params: Any
 ) -> Said:
     return await say(engine, prompt, temperature=0.0, max_tokens=max_tokens, **params)
-
-
-async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
-    """Wait for something to become true; fails when it does not."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        if asyncio.get_running_loop().time() > deadline:
-            raise TimeoutError(f"not within {seconds} s")
-        await asyncio.sleep(0.002)

@@ -21,8 +21,8 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_it_lists_what_the_adapter_reads(engine: str) -> None:
-    """Where the tokenizer's files are is found out before the engine sees them."""
-    elsewhere = {"tokenizer", "tokenizer_revision"}
+    """Where the files of tokenizers and adapters are is found out before the engine sees them."""
+    elsewhere = {"tokenizer", "tokenizer_revision", "lora"}
     listed = set(ENGINES[engine].options) - elsewhere
     assert listed == set(_read(engine)) - {"backend"} - elsewhere
 

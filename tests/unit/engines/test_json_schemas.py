@@ -41,10 +41,10 @@ def test_what_is_within_the_limits_passes(schema: dict[str, Any]) -> None:
 @pytest.mark.parametrize("name", EXCESSIVE)
 def test_what_asks_for_too_much_is_refused_soon(name: str) -> None:
     schema, reason = EXCESSIVE[name]
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(InvalidRequestError) as caught:
         spaced(schema)
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
     assert caught.value.message.startswith(f"the JSON schema cannot be followed: {reason}")
     assert caught.value.param == "json_schema"
     assert "\n" not in caught.value.message

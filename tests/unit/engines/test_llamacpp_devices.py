@@ -31,8 +31,11 @@ def test_a_device_that_is_not_there_is_refused(
     device: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(xllamacpp, "get_device_info", list)
-    with pytest.raises(ConfigurationError, match=r"sees no GPU; use --device cpu"):
+    with pytest.raises(ConfigurationError, match="sees no GPU; give cpu, or leave") as told:
         common_params(DEMO, LoadOptions(device=device))
+    typed = {"cuda": "gpu (cuda)", "gpu:0": "gpu:0 (cuda:0)", "mps": "mps"}[device]
+    assert told.value.message.startswith(f"device {typed}: the installed llama.cpp sees no GPU;")
+    assert "--" not in told.value.message  # It is told in Python as well, which has no flags.
 
 
 def test_a_numbered_card_holds_the_whole_model(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -40,5 +43,5 @@ def test_a_numbered_card_holds_the_whole_model(monkeypatch: pytest.MonkeyPatch) 
     params = common_params(DEMO, LoadOptions(device="gpu:1"))
     assert params.main_gpu == 1
     assert params.split_mode == xllamacpp.llama_split_mode.LLAMA_SPLIT_MODE_NONE
-    with pytest.raises(ConfigurationError, match="cuda:2"):
+    with pytest.raises(ConfigurationError, match=r"device gpu:2 \(cuda:2\): "):
         common_params(DEMO, LoadOptions(device="cuda:2"))

@@ -14,8 +14,8 @@ from openllm.engines.llamacpp_runs import Generation, Runs
 from openllm.engines.llamacpp_stream import Answer
 from openllm.errors import EngineError, InvalidRequestError
 from openllm.types import CompletionChunk, SamplingParams
-from tests.unit.engines.llamas import until
 from tests.unit.engines.test_llamacpp_stream import end, words
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 

@@ -13,7 +13,8 @@ import pytest
 from openllm.engines.llamacpp_engine import LlamaCppEngine
 from openllm.engines.llamacpp_schemas import check_patterns
 from openllm.errors import InvalidRequestError
-from tests.unit.engines.llamas import greedy, say, say_all, until
+from tests.unit.engines.llamas import greedy, say, say_all
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -128,9 +129,9 @@ async def test_a_pattern_holds(llama: LlamaCppEngine, pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["[" * 60_000, "[" * 60_000 + "\\", "[^" * 30_000])
 def test_a_hostile_pattern_takes_no_time(pattern: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     check_patterns({"pattern": pattern})
-    assert time.perf_counter() - began < 1.0
+    assert time.process_time() - began < 1.0
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ async def test_a_hostile_constraint_disturbs_nobody(
     undisturbed = await greedy(llama, "Hello", 32)
     beside = [asyncio.create_task(greedy(llama, "Hello", 32)) for _ in range(2)]
     asked = asyncio.create_task(say(llama, max_tokens=4, **constraint))
-    await asyncio.wait([asked], timeout=3.0)
+    await asyncio.wait([asked], timeout=20.0)
     assert asked.done()
     if error := asked.exception():
         assert isinstance(error, InvalidRequestError)

@@ -112,7 +112,7 @@ async def test_odd_prompts_are_refused(llama: LlamaCppEngine, prompt: object) ->
 
 async def test_more_sequences_than_slots_are_refused(llama: LlamaCppEngine) -> None:
     with pytest.raises(
-        InvalidRequestError, match=r"n is 5.*from 1 to 4.*max_concurrency"
+        InvalidRequestError, match=r"n=5 is more than the 4 .*max_concurrency"
     ) as caught:
         await say_all(llama, n=5, max_tokens=1)
     assert caught.value.param == "n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from openllm.config.model import LoadOptions
-from openllm.engines.vllm_arguments import CONCURRENCY, engine_arguments, handed_through
+from openllm.engines.vllm_arguments import engine_arguments, handed_through
 from openllm.errors import ConfigurationError
 from openllm.types import LocalModel
 
@@ -30,7 +30,7 @@ def test_options_become_arguments() -> None:
 def test_what_is_not_asked_for_is_left_to_vllm() -> None:
     given = arguments()
     assert "max_model_len" not in given
-    assert given["max_num_seqs"] == CONCURRENCY
+    assert given["max_num_seqs"] == 256
     assert given["trust_remote_code"] is False
 
 
@@ -85,3 +85,8 @@ def test_what_vllm_does_not_have_is_refused(text: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as caught:
         handed_through([text], KNOWN)
     assert caught.value.param == "engine_arg"
+
+
+def test_an_argument_may_be_handed_through_once() -> None:
+    with pytest.raises(ConfigurationError, match="engine_arg max_num_seqs is given twice"):
+        handed_through(["max_num_seqs=3", "--max-num-seqs=4"], KNOWN)

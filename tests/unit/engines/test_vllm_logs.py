@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from openllm.engines.library_errors import LIMIT
 from openllm.engines.vllm_child import MAX_BYTES, ChildHandler, encode
 from openllm.engines.vllm_logs import LogPipe
 
@@ -126,3 +127,17 @@ def test_the_configuration_works_in_another_process(
     subprocess.run([sys.executable, "-c", program, pipe.config], check=True)
     pipe.close()
     assert said(caplog) == [(logging.WARNING, "vLLM: this is odd")]
+
+
+def test_an_error_is_one_line_of_bounded_length(
+    pipe: LogPipe, caplog: pytest.LogCaptureFixture
+) -> None:
+    error = ValueError("\n".join(f"model.layers.{number}.weight" for number in range(1000)))
+    log(pipe, logging.ERROR, "EngineCore failed:\n" + "x" * 900, error)
+    ((_, text),) = said(caplog)
+    assert text.startswith("vLLM: EngineCore failed: xxx")
+    assert "(ValueError: model.layers.0.weight model.layers.1.weight" in text
+    assert "\n" not in text
+    assert len(text) < 2 * LIMIT + 20
+    assert pipe.first_error is not None
+    assert len(pipe.first_error) <= LIMIT
