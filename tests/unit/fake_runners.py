@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
-import anyio
 import pytest
 
 from openllm.config.model import ModelConfig
@@ -18,11 +16,19 @@ def model(name: str = "demo", path: str = "") -> LocalModel:
 
 
 class FakeRunner:
-    """A runner that dies on demand; `made` has all of them, `breaks` the paths that do not load."""
+    """A runner that dies on demand.
+
+    Attributes:
+        made: All of them.
+        loads: Whether they start.
+        breaks: Paths of models that do not.
+        trouble: What is raised then.
+    """
 
     made: list[FakeRunner]
     loads: bool
     breaks: set[str]
+    trouble: Exception = EngineStartError("the file is broken")
 
     def __init__(self, model: LocalModel, config: ModelConfig) -> None:
         self.model = model
@@ -36,9 +42,9 @@ class FakeRunner:
         )
         self.made.append(self)
 
-    async def start(self) -> None:
+    async def start(self, limit: float | None = None) -> None:
         if not self.loads or self.model.path in self.breaks:
-            raise EngineStartError("the file is broken")
+            raise self.trouble
 
     async def close(self) -> None:
         self.closed = True
@@ -54,9 +60,3 @@ def install(monkeypatch: pytest.MonkeyPatch) -> type[FakeRunner]:
     monkeypatch.setattr("openllm.fleet.served.Runner", runner)
     monkeypatch.setattr("openllm.fleet.served.FIRST_BACKOFF", 0.05)
     return runner
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(5):
-        while not condition():  # noqa: ASYNC110 - a state has no event to wait for
-            await asyncio.sleep(0.005)

@@ -13,8 +13,9 @@ from openllm.fleet import Fleet
 from openllm.fleet.served import ServedModel
 from openllm.models import store
 from openllm.types import LocalModel
-from tests.unit.fake_runners import FakeRunner, install, model, until
+from tests.unit.fake_runners import FakeRunner, install, model
 from tests.unit.models.store_models import added
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -99,6 +100,22 @@ async def test_who_waits_is_refused_when_the_last_restart_fails(
     assert "the file is broken" in error.message
     assert len(runners.made) == 3
     await served.close()
+
+
+@pytest.mark.reliability("F-05")
+async def test_trouble_of_any_kind_is_the_models_failure(runners: type[FakeRunner]) -> None:
+    runners.trouble = OSError(28, "No space left on device")
+    fleet = Fleet([model("one"), model("two")])
+    runners.breaks = {"/models/one.gguf"}
+    failures = await fleet.start()
+    assert "No space left on device" in failures["one"].message
+    assert (await refusal(fleet.find("one"))).message.startswith("model 'one' has failed: OSError")
+    two = fleet.find("two")
+    runners.loads = False
+    runners.made[1].die()
+    await until(lambda: two.state == "failed")
+    assert "it could not be loaded again: OSError(28, 'No space" in (await refusal(two)).message
+    await fleet.close()
 
 
 @pytest.fixture

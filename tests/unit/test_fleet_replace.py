@@ -12,7 +12,8 @@ from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
 from openllm.errors import ConfigurationError, EngineUnavailableError, ModelNotFoundError
 from openllm.fleet import Fleet, Replaced
 from openllm.types import LocalModel
-from tests.unit.fake_runners import FakeRunner, install, model, until
+from tests.unit.fake_runners import FakeRunner, install, model
+from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.reliability("F-15")]
 
@@ -162,7 +163,7 @@ async def test_requests_that_a_closed_model_has_are_finished(runners: type[FakeR
         waiting = asyncio.create_task(waits())
         await until(lambda: served.waiting == 1)
         replacing = asyncio.create_task(
-            fleet.replace([model("a"), model("b")], {"a": config}, grace=5)
+            fleet.replace([model("a"), model("b")], {"a": config}, grace=60)
         )
         await until(lambda: fleet.status("a").state == "loading")
         with pytest.raises(EngineUnavailableError, match="is loading") as refused:

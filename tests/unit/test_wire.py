@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openllm.errors import ContextLengthError, EngineError
+from openllm.errors import ContextLengthError, EngineError, OverloadedError
 from openllm.runner import wire
 from openllm.types import CompletionChunk, TokenLogprob, Usage
 
@@ -50,3 +50,12 @@ def test_a_foreign_error_becomes_an_engine_error() -> None:
     again = wire.Failure.of(KeyError("x")).error()
     assert type(again) is EngineError
     assert "KeyError" in again.message
+
+
+def test_a_class_that_others_derived_arrives_as_the_one_it_is_derived_from() -> None:
+    class OwnError(OverloadedError):
+        pass
+
+    again = wire.Failure.of(OwnError("not now", retry_after=3.0)).error()
+    assert type(again) is OverloadedError
+    assert (again.message, again.retry_after) == ("not now", 3.0)

@@ -6,21 +6,19 @@ import asyncio
 import difflib
 import logging
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
 
-from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
-from openllm.errors import EngineError, ModelNotFoundError, OpenLLMError
+from msgspec.structs import replace
+
+from openllm.config.model import ModelConfig, RequestDefaults
+from openllm.errors import EngineError, ModelNotFoundError, OpenLLMError, UnsupportedError
+from openllm.fleet.loaded import Loaded, Settings, loaded_of, settings_of
 from openllm.fleet.measures import ModelReport
 from openllm.fleet.served import ModelStatus, ServedModel
-from openllm.llm.preprompt import preprompt_text
-from openllm.models.tags import content_files
 from openllm.types import CompletionChunk, EmbeddingOutput, GenerateRequest, LocalModel, Prompt
 
 logger = logging.getLogger("openllm.fleet")
-
-Settings = Sequence[tuple[LocalModel, ModelConfig]]
 
 MAX_WAITING = 512
 DRAIN_POLL = 0.05
@@ -53,22 +51,26 @@ class Fleet:
         *,
         max_waiting: int = MAX_WAITING,
         perplexity: bool = False,
+        load_timeout: float | None = None,
     ) -> None:
         """Read the pre-prompts; models are loaded by `start`.
 
         Args:
             perplexity: Measure it, for which every generation is made with logprobs.
+            load_timeout: Most seconds that a model may take to load.
 
         Raises:
-            ConfigurationError: The file of a pre-prompt cannot be read.
+            ConfigurationError: The file of a pre-prompt cannot be read, or two models or adapters
+                have one name.
         """
         self._max_waiting = max_waiting
         self._perplexity = perplexity
+        self._load_timeout = load_timeout
         self._served: dict[str, ServedModel] = {}
-        self._loaded: dict[str, _Loaded] = {}
+        self._loaded: dict[str, Loaded] = {}
         self._leaving: list[ServedModel] = []
-        settings = _settings(models, configs)
-        self._take(settings, _loaded(settings))
+        settings = settings_of(models, configs)
+        self._take(settings, loaded_of(settings))
 
     @property
     def ready(self) -> bool:
@@ -76,28 +78,32 @@ class Fleet:
         return all(served.state == "ready" for served in self._served.values())
 
     def statuses(self) -> tuple[ModelStatus, ...]:
-        return tuple(served.status() for served in self._served.values())
+        """Return what is known of each model, its adapters behind it."""
+        return tuple(
+            served.status(name) for served in self._served.values() for name in served.names
+        )
 
     def reports(self) -> tuple[ModelReport, ...]:
         """Return what each model does now and has done."""
         return tuple(served.report() for served in self._served.values())
 
     def status(self, name: str) -> ModelStatus:
-        return self.find(name).status()
+        return self.find(name).status(name)
 
     def defaults(self, name: str) -> RequestDefaults:
         """The sampling values of requests to this model that leave them out."""
         return self.find(name).config.defaults
 
     def resolve(self, name: str | None) -> str:
-        """Return the served name that a request means; without a name the first model.
+        """Return the name of the model or adapter that a request means, by default the first.
 
         Raises:
             ModelNotFoundError: It is not served here.
         """
         if not name:
             return next(iter(self._served))
-        return self.find(name).model.name
+        self.find(name)
+        return name
 
     async def start(self) -> dict[str, OpenLLMError]:
         """Load all models at once; return what went wrong by model."""
@@ -121,10 +127,10 @@ class Fleet:
             grace: Seconds that requests to a model that is closed get to finish.
 
         Raises:
-            ConfigurationError: The file of a pre-prompt cannot be read; nothing was changed.
+            ConfigurationError: As when a fleet is made; nothing was changed.
         """
-        settings = _settings(models, configs)
-        wanted = await asyncio.to_thread(_loaded, settings)
+        settings = settings_of(models, configs)
+        wanted = await asyncio.to_thread(loaded_of, settings)
         before, loaded = self._served, self._loaded
         defaults = {name: each.config.defaults for name, each in before.items()}
         working = {name for name, each in before.items() if each.state != "failed"}
@@ -155,7 +161,7 @@ class Fleet:
         everyone = (*self._served.values(), *self._leaving)
         await asyncio.gather(*(served.close() for served in everyone))
 
-    def _take(self, settings: Settings, loaded: dict[str, _Loaded]) -> None:
+    def _take(self, settings: Settings, loaded: dict[str, Loaded]) -> None:
         """Let requests find these models and no others; keep what can serve on as it is."""
         served = {}
         for model, config in settings:
@@ -172,12 +178,18 @@ class Fleet:
         self, model: LocalModel, config: ModelConfig, before: ServedModel | None
     ) -> ServedModel:
         """Return a model that is to be started in the place of the one of its name, if any."""
-        served = ServedModel(model, config, self._max_waiting, perplexity=self._perplexity)
+        served = ServedModel(
+            model,
+            config,
+            self._max_waiting,
+            perplexity=self._perplexity,
+            load_timeout=self._load_timeout,
+        )
         if before is not None:
             served.measures = before.measures  # Totals of a name only grow.
         return served
 
-    async def _restore(self, former: Mapping[str, tuple[ServedModel, _Loaded]]) -> tuple[str, ...]:
+    async def _restore(self, former: Mapping[str, tuple[ServedModel, Loaded]]) -> tuple[str, ...]:
         """Start models again as they were; returns those of which that went well."""
         again = {
             name: self._fresh(each.model, each.config, each) for name, (each, _) in former.items()
@@ -213,11 +225,21 @@ class Fleet:
     def generate(
         self, name: str, request: GenerateRequest
     ) -> AsyncGenerator[CompletionChunk, None]:
-        """Queue for the model and yield deltas; see `openllm.engines.base.Engine.generate`."""
-        return self.find(name).generate(request)
+        """Queue for the model, with the adapter if `name` is one's, and yield deltas; see
+        `openllm.engines.base.Engine.generate`.
+        """
+        served = self.find(name)
+        return served.generate(replace(request, adapter=served.adapter(name)))
 
     async def embed(self, name: str, inputs: Sequence[Prompt]) -> EmbeddingOutput:
+        """Embed inputs; raises `UnsupportedError` for the name of an adapter."""
         served = self.find(name)
+        if served.adapter(name):
+            raise UnsupportedError(
+                f"{name!r} is an adapter, and embeddings are its model's; ask for"
+                f" {served.model.name!r}",
+                param="model",
+            )
         async with served.lend() as runner:
             output = await runner.embed(inputs)
         served.measures.prompt_tokens += output.prompt_tokens
@@ -235,49 +257,20 @@ class Fleet:
         return {name: served.pid for name, served in self._served.items()}
 
     def find(self, name: str) -> ServedModel:
-        """Return the model that is served by this name now; raises `ModelNotFoundError`."""
+        """Return the model that is served by this name, its own or that of an adapter, now.
+
+        Raises:
+            ModelNotFoundError: There is none.
+        """
         if served := self._served.get(name):
             return served
-        known = ", ".join(self._served)
-        close = difflib.get_close_matches(name, self._served, n=1)
+        names = [each for served in self._served.values() for each in served.names]
+        if name in names:
+            return next(served for served in self._served.values() if name in served.names)
+        known = ", ".join(names)
+        close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."
         shown = name if len(name) <= 80 else name[:80] + "…"
         raise ModelNotFoundError(
             f"model {shown!r} is not served here{hint} Served models: {known}", param="model"
         )
-
-
-class _Loaded(NamedTuple):
-    """What a runner has read: if any of it is another, the model needs a new one.
-
-    Attributes:
-        files: Size and time of the model's files, as they can be overwritten under their names.
-    """
-
-    model: LocalModel
-    load: LoadOptions
-    preprompt: str
-    files: tuple[tuple[str, int, int], ...]
-
-    @classmethod
-    def of(cls, model: LocalModel, config: ModelConfig) -> _Loaded:
-        parts = (model, model.tokenizer) if model.tokenizer else (model,)
-        # What the store has under a tag stays.
-        files = tuple(each for part in parts if not part.tag for each in _files(part.path))
-        return cls(model, config.load, preprompt_text(config.defaults.prompt), files)
-
-
-def _settings(models: Sequence[LocalModel], configs: Mapping[str, ModelConfig] | None) -> Settings:
-    return [(model, (configs or {}).get(model.name, ModelConfig())) for model in models]
-
-
-def _loaded(settings: Settings) -> dict[str, _Loaded]:
-    return {model.name: _Loaded.of(model, config) for model, config in settings}
-
-
-def _files(path: str) -> tuple[tuple[str, int, int], ...]:
-    try:
-        states = [(str(each), each.stat()) for each in content_files(Path(path))]
-    except OSError:  # Whoever loads it says what is wrong with it.
-        return ()
-    return tuple((name, state.st_size, state.st_mtime_ns) for name, state in states)

@@ -34,13 +34,15 @@ FIRST_BACKOFF = 0.25
 class ModelStatus(Struct, frozen=True, kw_only=True):
     """A served model as others see it.
 
-    `created` is the file's modification time in epoch seconds. `fingerprint` changes with the
+    `created` is the file's modification time in epoch seconds. `parent` is the model that an
+    adapter is for, "" for a model of its own. `fingerprint` changes with the
     engine's build and the model's file. `capabilities` are known once the model was ready.
     """
 
     name: str
     state: ModelState
     created: int
+    parent: str = ""
     reason: str | None = None
     capabilities: Capabilities | None = None
     fingerprint: str = ""
@@ -57,8 +59,12 @@ class ServedModel:
         max_waiting: int,
         *,
         perplexity: bool = False,
+        load_timeout: float | None = None,
     ) -> None:
-        """`perplexity`: measure it, for which every generation is made with logprobs."""
+        """`perplexity`: measure it, for which every generation is made with logprobs.
+
+        `load_timeout`: Most seconds that loading may take.
+        """
         self.model = model
         self.config = config
         self.measures = ModelMeasures(perplexity=perplexity)
@@ -67,6 +73,7 @@ class ServedModel:
         self._capabilities: Capabilities | None = None
         self._fingerprint = ""
         self._gate = Gate(max_waiting)
+        self._load_timeout = load_timeout
         self._runner: Runner | None = None
         self._crashes: deque[float] = deque(maxlen=MAX_CRASHES)
         self._keeper: asyncio.Task[None] | None = None
@@ -99,9 +106,22 @@ class ServedModel:
         finally:
             self._holds -= 1
 
-    def status(self) -> ModelStatus:
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What requests may call it: its own name, then those of its adapters."""
+        own = self.model.name
+        return (own, *(each.name for each in self.model.adapters if each.name))
+
+    def adapter(self, name: str) -> str:
+        """Return the adapter that a request means by one of `names`, "" for none in particular."""
+        return "" if name == self.model.name else name
+
+    def status(self, name: str = "") -> ModelStatus:
+        """Return what is known of it, by its own name or by that of an adapter."""
+        adapter = self.adapter(name or self.model.name)
         return ModelStatus(
-            name=self.model.name,
+            name=adapter or self.model.name,
+            parent=self.model.name if adapter else "",
             state=self.state,
             created=_modified(self.model.path),
             reason=self.reason,
@@ -130,9 +150,9 @@ class ServedModel:
         try:
             await asyncio.to_thread(self._kept.enter_context, keep(self.model))
             await self._launch()
-        except OpenLLMError as error:
+        except Exception as error:
             self._kept.close()
-            self._fail(error.message)
+            self._fail(_told(error))
             raise
         self._keeper = asyncio.create_task(self._keep_alive(), name=f"keep {self.model.name}")
 
@@ -191,7 +211,7 @@ class ServedModel:
         runner = Runner(self.model, self.config)
         self._runner = runner
         try:
-            await runner.start()
+            await runner.start(self._load_timeout)
         except BaseException:
             await runner.close()
             raise
@@ -220,8 +240,8 @@ class ServedModel:
             try:
                 await self._launch()
                 self.measures.restarts += 1
-            except OpenLLMError as error:
-                self._crashed(f"it could not be loaded again: {error.message}")
+            except Exception as error:
+                self._crashed(f"it could not be loaded again: {_told(error)}")
 
     def _crashed(self, what: str) -> None:
         now = time.monotonic()
@@ -249,6 +269,10 @@ class ServedModel:
         return EngineUnavailableError(
             f"model {self.model.name!r} {what}", retry_after=1.0 if soon else 30.0
         )
+
+
+def _told(error: Exception) -> str:
+    return error.message if isinstance(error, OpenLLMError) else repr(error)
 
 
 def _modified(path: str) -> int:

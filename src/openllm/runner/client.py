@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any, TypeVar, cast
+
+import msgspec
 
 from openllm.config.model import ModelConfig
 from openllm.errors import EngineCrashedError, EngineStartError, OpenLLMError
@@ -19,6 +22,8 @@ from openllm.types import (
     LocalModel,
     Prompt,
 )
+
+logger = logging.getLogger("openllm.runner")
 
 Answer = TypeVar("Answer")
 
@@ -72,8 +77,13 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, data: bytes) -> None:
-        for body in self._unframer.feed(data):
-            self._on_message(wire.from_worker.decode(body))
+        try:
+            for body in self._unframer.feed(data):
+                self._on_message(wire.from_worker.decode(body))
+        except (ValueError, msgspec.MsgspecError) as error:
+            logger.error("a runner sent what cannot be read (%s); ending it", error)
+            if self._transport is not None:
+                self._transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.lost.done():
@@ -104,6 +114,7 @@ class Runner:
         self._calls: dict[int, asyncio.Future[Any]] = {}
         self._ids = itertools.count()
         self._closing = False
+        self._phase = "starting the process"
         self._watch: asyncio.Task[None] | None = None
 
     @property
@@ -114,25 +125,38 @@ class Runner:
     def pid(self) -> int:
         return self._process.pid
 
-    async def start(self) -> None:
+    async def start(self, limit: float | None = None) -> None:
         """Start the child and wait until it has loaded the model.
 
+        Args:
+            limit: Most seconds that this may take; None for no limit.
+
         Raises:
-            EngineStartError: It could not be loaded, or the child died while loading.
+            EngineStartError: It could not be loaded, not within the limit, or the child died while
+                loading; the message says at what.
         """
         loop = asyncio.get_running_loop()
         try:
-            await self._process.start()
-            _, self._connection = await loop.create_unix_connection(
-                lambda: _Connection(self._take), str(self._process.address)
-            )
+            sock = await self._process.start()
         except OSError as error:
             raise EngineStartError(
                 f"the runner of model {self.model.name!r} could not be started: {error}"
             ) from error
-        self._process.forget_address()
+        _, self._connection = await loop.create_unix_connection(
+            lambda: _Connection(self._take), sock=sock
+        )
         self._watch = loop.create_task(self._mourn(self._connection))
-        await asyncio.shield(self._capabilities)
+        try:
+            await asyncio.wait_for(asyncio.shield(self._capabilities), limit)
+        except asyncio.TimeoutError:
+            phase = self._phase
+            await self.close()
+            raise EngineStartError(
+                f"model {self.model.name!r} was not loaded within {limit:g} s, the load_timeout, so"
+                f" its process was ended; it had come to: {phase}. If that only takes its time, set"
+                " a larger load_timeout",
+                param="load_timeout",
+            ) from None
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
         number = next(self._ids)
@@ -194,6 +218,8 @@ class Runner:
         match message:
             case wire.Step(chunks, ended):
                 self._take_step(chunks, ended)
+            case wire.Loading(phase):
+                self._phase = phase
             case wire.Started(capabilities):
                 self._capabilities.set_result(capabilities)
             case wire.NotStarted(failure):
@@ -236,8 +262,12 @@ class Runner:
         self._fail_all()  # Before the exit status is known: clients must not wait for it.
         reason = await self._process.exit_reason(CLOSE_GRACE)
         if not self._capabilities.done():
-            what = f"the runner of model {self.model.name!r} {reason} while loading"
-            self._capabilities.set_exception(EngineStartError(what))
+            how = "was stopped" if self._closing else reason
+            what = f"the runner of model {self.model.name!r} {how} while loading"
+            line = await self._process.last_line()
+            said = f"the last line that it wrote: {line}" if line else "it wrote nothing before"
+            error = EngineStartError(f"{what} {self.model.path!r}; {said}")
+            self._capabilities.set_exception(error)
         self.died.set_result(reason)
 
     def _fail_all(self) -> None:

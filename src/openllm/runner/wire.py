@@ -30,11 +30,13 @@ _HEADER = 4
 class Launch(Struct, frozen=True):
     """What a worker is told at birth, as one line of JSON on its standard input.
 
-    `engines` are those that the parent's program added to the table; reading them adds them here.
+    `preprompt` is its text, as a pipe can only be read by the parent. `engines` are those that the
+    parent's program added to the table; reading them adds them here.
     """
 
     model: LocalModel
     config: dict[str, Any]
+    preprompt: str | None = None
     log_level: str = "WARNING"
     engines: dict[str, EngineKind] = field(default_factory=added_engines)
 
@@ -86,7 +88,8 @@ class Failure(Struct, frozen=True, array_like=True):
     @classmethod
     def of(cls, error: BaseException) -> Failure:
         if isinstance(error, OpenLLMError):
-            name = type(error).__name__
+            kin = type(error).__mro__  # A class of others' own is told as the nearest of ours.
+            name = next(each.__name__ for each in kin if by_name(each.__name__) is each)
             return cls(name, error.message, error.param, error.code, error.retry_after)
         return cls("EngineError", f"the engine failed: {type(error).__name__}: {error}")
 
@@ -94,6 +97,12 @@ class Failure(Struct, frozen=True, array_like=True):
         return by_name(self.kind)(
             self.message, param=self.param, code=self.code, retry_after=self.retry_after
         )
+
+
+class Loading(Struct, frozen=True, array_like=True, tag="loading"):
+    """What was begun while the model is loaded, in words."""
+
+    phase: str
 
 
 class Started(Struct, frozen=True, array_like=True, tag="started"):
@@ -137,7 +146,7 @@ class Failed(Struct, frozen=True, array_like=True, tag="failed"):
 
 
 ToWorker = Generate | Cancel | Embed | Tokenize | Detokenize | Health
-FromWorker = Started | NotStarted | Step | Embedded | Tokens | Text | Healthy | Failed
+FromWorker = Loading | Started | NotStarted | Step | Embedded | Tokens | Text | Healthy | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 to_worker: msgspec.msgpack.Decoder[ToWorker] = msgspec.msgpack.Decoder(ToWorker)

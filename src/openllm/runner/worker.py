@@ -1,7 +1,7 @@
 """The child process: one `ChatEngine` served on a Unix socket until its parent is gone.
 
-Started as `python -m openllm.runner.worker FD`, FD a listening socket, with a `wire.Launch` as
-JSON on standard input. That stays open: its end means that the parent has died.
+Started as `python -m openllm.runner.worker FD`, FD a socket that is connected to the parent, with a
+`wire.Launch` as JSON on standard input. That stays open: its end means that the parent has died.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing
 from typing import Any, cast
 
@@ -35,15 +35,15 @@ LAST_WORDS = 0.2  # Seconds that what is under way has to reach the parent befor
 
 
 class Worker(asyncio.Protocol):
-    """Answers one connection: the parent's, which asks for nothing before the model has started."""
+    """Answers the parent, which asks for nothing before it was told that the model is loaded."""
 
     _llm: ChatEngine
 
-    def __init__(self, started: asyncio.Future[ChatEngine]) -> None:
-        self._started = started
+    def __init__(self) -> None:
         self._unframer = wire.Unframer()
         self._transport: asyncio.Transport | None = None
         self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._given_up: set[int] = set()
         self._chunks: list[tuple[int, CompletionChunk]] = []
         self._ended: list[tuple[int, wire.Failure | None]] = []
         self._flush_scheduled = False
@@ -51,7 +51,6 @@ class Worker(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._started.add_done_callback(self._announce)
 
     def connection_lost(self, exc: Exception | None) -> None:
         os._exit(0)  # Nobody is left to answer; native threads must not delay the end.
@@ -60,33 +59,42 @@ class Worker(asyncio.Protocol):
         for body in self._unframer.feed(data):
             self._take(wire.to_worker.decode(body))
 
-    def _announce(self, started: asyncio.Future[ChatEngine]) -> None:
-        error = started.exception()
-        if error is None:
-            self._llm = started.result()
-            self._send(wire.Started(self._llm.capabilities))
-        else:
-            self._send(wire.NotStarted(wire.Failure.of(error)))
+    def tell_phase(self, phase: str) -> None:
+        self._send(wire.Loading(phase))
+
+    def serve(self, llm: ChatEngine) -> None:
+        """Answer with this model from now on."""
+        self._llm = llm
+        self._send(wire.Started(llm.capabilities))
+
+    def give_up(self, error: Exception) -> None:
+        """Say why there is no model."""
+        self._send(wire.NotStarted(wire.Failure.of(error)))
 
     def _take(self, message: wire.ToWorker) -> None:
         match message:
             case wire.Cancel(number):
                 if running := self._tasks.get(number):
+                    self._given_up.add(number)
                     running.cancel()
             case wire.Generate(number, _):
                 self._run(number, self._generate(message))
             case wire.Embed(number, inputs):
-                self._run(number, self._answer(number, self._embed(number, inputs)))
+                self._run(number, self._answer(number, self._embed, inputs))
             case wire.Tokenize(number, text, special):
-                self._run(number, self._answer(number, self._tokenize(number, text, special)))
+                self._run(number, self._answer(number, self._tokenize, text, special))
             case wire.Detokenize(number, token_ids):
-                self._run(number, self._answer(number, self._detokenize(number, token_ids)))
+                self._run(number, self._answer(number, self._detokenize, token_ids))
             case wire.Health(number):
-                self._run(number, self._answer(number, self._health(number)))
+                self._run(number, self._answer(number, self._health))
 
     def _run(self, number: int, work: Coroutine[Any, Any, None]) -> None:
         task = self._tasks[number] = self._loop.create_task(work)
-        task.add_done_callback(lambda _: self._tasks.pop(number))
+        task.add_done_callback(lambda _: self._forget(number))
+
+    def _forget(self, number: int) -> None:
+        del self._tasks[number]
+        self._given_up.discard(number)
 
     async def _generate(self, message: wire.Generate) -> None:
         failure: wire.Failure | None = None
@@ -96,9 +104,9 @@ class Worker(asyncio.Protocol):
                 async for chunk in chunks:
                     self._chunks.append((stream, chunk))
                     self._schedule_flush()
-        except asyncio.CancelledError:
-            return
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
+            if self._expected(error, stream):
+                return
             failure = self._failure(error, f"request {message.request.request_id}")
         self._ended.append((stream, failure))
         self._schedule_flush()
@@ -116,13 +124,20 @@ class Worker(asyncio.Protocol):
         self._ended.clear()
         self._send(step)
 
-    async def _answer(self, call: int, answer: Coroutine[Any, Any, wire.FromWorker]) -> None:
+    async def _answer(
+        self, call: int, answer: Callable[..., Coroutine[Any, Any, wire.FromWorker]], *args: object
+    ) -> None:
         try:
-            self._send(await answer)
-        except Exception as error:
-            self._send(wire.Failed(call, self._failure(error, f"call {call}")))
+            self._send(await answer(call, *args))
+        except (Exception, asyncio.CancelledError) as error:
+            if not self._expected(error, call):
+                self._send(wire.Failed(call, self._failure(error, f"call {call}")))
 
-    def _failure(self, error: Exception, what: str) -> wire.Failure:
+    def _expected(self, error: BaseException, number: int) -> bool:
+        """Whether the parent asked for it; an engine, too, may cancel what a request waits for."""
+        return isinstance(error, asyncio.CancelledError) and number in self._given_up
+
+    def _failure(self, error: BaseException, what: str) -> wire.Failure:
         failure = wire.Failure.of(error)
         if failure.kind == "EngineError":
             logger.error("%s failed", what, exc_info=error)
@@ -154,24 +169,53 @@ class Worker(asyncio.Protocol):
             self._transport.write(frame)
 
 
-async def serve(listener: socket.socket, launch: wire.Launch) -> None:
-    """Load the model while already accepting the parent's connection; then serve for ever."""
+class Phases(logging.Handler):
+    """Tells the parent what is logged while the model is loaded: it says how far that is."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__(logging.INFO)
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:  # Engines log in threads of their own, too.
+            self._loop.call_soon_threadsafe(self._tell, record.getMessage())
+        except Exception:
+            self.handleError(record)
+
+
+@contextlib.contextmanager
+def telling_phases(tell: Callable[[str], None]) -> Iterator[None]:
+    """Tell what our loggers say meanwhile, whatever the level from which on it is shown."""
+    ours, phases = logging.getLogger("openllm"), Phases(tell)
+    ours.addHandler(phases)
+    ours.setLevel(min(ours.getEffectiveLevel(), logging.INFO))
+    try:
+        yield
+    finally:
+        ours.removeHandler(phases)
+        ours.setLevel(logging.NOTSET)
+
+
+async def serve(connection: socket.socket, launch: wire.Launch) -> None:
+    """Load the model, then answer the parent for ever."""
     loop = asyncio.get_running_loop()
-    started: asyncio.Future[ChatEngine] = loop.create_future()
-    server = await loop.create_unix_server(lambda: Worker(started), sock=listener)
+    _, worker = await loop.create_unix_connection(Worker, sock=connection)
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     loop.add_signal_handler(signal.SIGINT, lambda: None)  # Ctrl-C is the parent's to handle.
+    worker.tell_phase("reading the model's files")
     llm: ChatEngine | None = None
     try:
-        llm = ChatEngine(launch.model, ModelConfig.model_validate(launch.config))
-        await llm.start()
+        with telling_phases(worker.tell_phase):
+            config = ModelConfig.model_validate(launch.config)
+            llm = ChatEngine(launch.model, config, launch.preprompt)
+            await llm.start()
     except Exception as error:
-        started.set_exception(error)
+        worker.give_up(error)
     else:
-        started.set_result(llm)
+        worker.serve(llm)
     await stop.wait()
-    server.close()
     if llm is not None:
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(llm.close(), timeout=5.0)
@@ -218,11 +262,14 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     launch = read_launch()
     die_with_parent()
+    shown = logging.StreamHandler()
+    shown.setLevel(launch.log_level)
     logging.basicConfig(
-        level=launch.log_level, format=f"%(levelname)s [{launch.model.name}] %(message)s"
+        level=launch.log_level,
+        format=f"%(levelname)s [{launch.model.name}] %(message)s",
+        handlers=[shown],
     )
-    listener = socket.socket(fileno=int(sys.argv[1]))
-    event_loop_runner()(serve(listener, launch))
+    event_loop_runner()(serve(socket.socket(fileno=int(sys.argv[1])), launch))
 
 
 if __name__ == "__main__":
