@@ -11,7 +11,7 @@ import subprocess
 import sys
 from functools import cache
 
-from openllm.config.model import LoadOptions
+from openllm.config.model import LoadOptions, shown_device
 from openllm.errors import ConfigurationError
 from openllm.machine import free_cards
 
@@ -88,9 +88,8 @@ def _number(device: str) -> int:
 
 
 def _not_here(device: str, why: str, otherwise: str = "") -> ConfigurationError:
-    """Return the error in both spellings, as the one that was typed is not known any more."""
-    both = f"{device.replace('cuda', 'gpu')} ({device})" if "cuda" in device else device
     return ConfigurationError(
-        f"--device {both} is not on this machine, {why}; give cpu, or leave it out{otherwise}",
+        f"--device {shown_device(device)} is not on this machine, {why}; give cpu, or leave it"
+        f" out{otherwise}",
         param="device",
     )

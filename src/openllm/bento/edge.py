@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from openllm.config.server import ServerSettings
@@ -32,6 +33,9 @@ LEAN: dict[str, Any] = {
     "metrics": {"enabled": False},
     "logging": {"access": {"enabled": False}},
 }
+
+BENTOML_VARIABLES = ("BENTOML_CONFIG", "BENTOML_CONFIG_OPTIONS", "BENTOML_CONFIG_OVERRIDES")
+"""What configures BentoML's own servers and runners."""
 
 OnStarted = Callable[[dict[str, OpenLLMError]], Awaitable[None]]
 
@@ -117,6 +121,23 @@ def create_service(front: Front, on_started: OnStarted | None = None) -> bentoml
     # Only for `bentoml build`, which writes the routes of a mounted app into the bento.
     service.mount_asgi_app(Starlette(routes=front.routes), name="openllm")
     return service
+
+
+def create_app(front: Front, on_started: OnStarted | None = None) -> ASGIApp:
+    """Return the app of `create_service` for a server of ours, which BentoML's configuration is not
+    for: a file of runners would be refused for a service, whatever is in it."""
+    with _unset(BENTOML_VARIABLES):
+        app: ASGIApp = create_service(front, on_started).to_asgi()
+        return app
+
+
+@contextmanager
+def _unset(variables: Sequence[str]) -> Iterator[None]:
+    kept = {name: os.environ.pop(name) for name in variables if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 async def _start(fleet: Fleet, on_started: OnStarted | None) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import importlib.util
-import json
 import logging
 import os
-import shlex
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -44,16 +42,6 @@ def check_grpc(settings: ServerSettings) -> None:
             "'open-llm-server[grpc]'",
             param="grpc",
         )
-
-
-def grpc_example(url: str, model: str, *, keyed: bool) -> str:
-    """Return a shell command that chats with `model`."""
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello! Who are you?"}]}
-    scheme, _, address = url.partition("://")
-    plain = " -plaintext" if scheme == "grpc" else ""
-    key = ' -H "authorization: Bearer $OPEN_LLM_API_KEY"' if keyed else ""
-    data = shlex.quote(json.dumps(body))
-    return f"grpcurl{plain}{key} -d {data} {address} openllm.v1.OpenLLM/ChatCompletion"
 
 
 class GrpcProcess:

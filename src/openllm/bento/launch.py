@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import json
 import logging
 import os
-import shlex
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from openllm.bento.ahead import check_ahead
 from openllm.bento.checks import check, fetch, warn_if_open
 from openllm.bento.early_signals import EarlySignals
-from openllm.bento.grpc_process import GrpcProcess, grpc_example
+from openllm.bento.grpc_process import GrpcProcess
 from openllm.bento.listen import listen
 from openllm.bento.options import read_configuration
 from openllm.bento.preflight import check_memory, check_memory_ahead
+from openllm.bento.ready import announce, end_of_log, ready_line
 from openllm.config.effective import Configuration
 from openllm.config.flags import as_argument
 from openllm.config.server import ServerSettings
 from openllm.errors import ConfigurationError, OpenLLMError
+from openllm.models.offers import asked_once
 from openllm.types import LocalModel
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ def start(model: str | None = None, config: str | None = None, **options: object
         EngineNotInstalledError: A model needs a package that is missing; nothing was started.
         OpenLLMError: A download failed; nothing was started.
         KeyboardInterrupt: Ctrl-C before any model was ready.
+        RuntimeError: This is not the main thread, or an event loop runs in it.
         SystemExit: No model could be loaded, or a signal came before anything was served.
     """
+    _check_thread()
     if not isinstance(model, str | None) or not isinstance(config, str | None):
         wrong = config if isinstance(model, str | None) else model
         raise ConfigurationError(
@@ -68,6 +71,20 @@ def start(model: str | None = None, config: str | None = None, **options: object
     read = partial(read_configuration, model, options, os.environ, file=config, origin=as_argument)
     if status := run(read(), read):
         sys.exit(status)
+
+
+def _check_thread() -> None:
+    """Check that this thread can run an event loop of its own, and that signals reach it."""
+    if threading.current_thread() is not threading.main_thread():
+        where = f"in the thread {threading.current_thread().name!r}"
+    elif asyncio._get_running_loop() is not None:
+        where = "where an event loop runs already, as in a notebook"
+    else:
+        return
+    raise RuntimeError(
+        f"openllm.start was called {where}, and it serves in the main thread until a signal ends"
+        " it; run it, or `openllm start`, as a process of its own, or use models by openllm.LLM"
+    )
 
 
 def run(configuration: Configuration, read: Read, on_progress: OnProgress | None = None) -> int:
@@ -97,12 +114,13 @@ def _run(
     settings = configuration.server
     checked = check(configuration)
     warned = False
-    if checked.missing:
-        with _listening(settings):
-            pass  # An address that is taken shall cost no download.
-        check_ahead(configuration)
-        warned = check_memory_ahead(configuration.entries)
-    models = fetch(configuration, on_progress)
+    with asked_once():
+        if checked.missing:
+            with _listening(settings):
+                pass  # An address that is taken shall cost no download.
+            check_ahead(configuration)
+            warned = check_memory_ahead(configuration.entries)
+        models = fetch(configuration, on_progress)
     loads = [entry.config.load for entry in configuration.entries]
     check_memory(list(zip(models, loads, strict=True)), warned=warned)
     with _listening(settings) as sock:
@@ -111,7 +129,7 @@ def _run(
             launch = _Launch(models, configuration, sock, checked.tls, read, on_progress, early)
             return launch.run()
         finally:
-            _end_of_log()
+            end_of_log()
 
 
 def _listening(settings: ServerSettings) -> socket.socket:
@@ -129,7 +147,7 @@ class _Launch:
         on_progress: OnProgress | None,
         early: EarlySignals,
     ) -> None:
-        from openllm.bento.edge import Front, create_service
+        from openllm.bento.edge import Front, create_app
         from openllm.bento.reload import Reload
         from openllm.fleet import Fleet
 
@@ -143,6 +161,7 @@ class _Launch:
             configs,
             max_waiting=settings.max_waiting,
             perplexity=settings.perplexity,
+            load_timeout=settings.load_timeout,
         )
         self._signals: list[int] = []
         self._early = early
@@ -154,7 +173,7 @@ class _Launch:
             apply: Apply = self._server.apply
         else:
             front = Front(fleet, settings, configuration.download)
-            app = create_service(front, self._started).to_asgi()
+            app = create_app(front, self._started)
             self._server = _server(_uvicorn(app, settings, tls), self._signals, self._hung_up)
             apply = front.apply
         self._reload = Reload(configuration, read, fleet, apply, on_progress)
@@ -173,7 +192,7 @@ class _Launch:
         if names := self._ready_names():
             gc.collect()
             gc.freeze()  # What start-up made stays; collections need not look at it again.
-            _announce(self._ready_line(names))
+            announce(ready_line(self._settings, self._socket.getsockname()[1], names))
             if self._early.hung_up:
                 self._reload.ask()
             await self._reload.run()
@@ -190,56 +209,6 @@ class _Launch:
     def _ready_names(self) -> list[str]:
         failures = self._failures or {}
         return [model.name for model in self._models if model.name not in failures]
-
-    def _ready_line(self, names: Sequence[str]) -> str:
-        settings, port = self._settings, self._socket.getsockname()[1]
-        url = base_url(settings, port)
-        example = grpc_example if settings.grpc else curl_example
-        curl = example(url, names[0], keyed=settings.keyed)
-        if settings.port == 0:
-            return json.dumps({"ready": url, "port": port, "models": names, "try": curl})
-        return f"Ready: {', '.join(names)} at {url} (stop: Ctrl-C). Try: {curl}"
-
-
-def _end_of_log() -> None:
-    try:
-        print(end="", file=sys.stderr, flush=True)
-    except OSError:
-        _silence(sys.stderr)
-
-
-def _announce(line: str) -> None:
-    """Print `line`; a full disk behind standard output is no reason to end."""
-    try:
-        print(line, flush=True)
-    except OSError as error:
-        logger.warning("standard output cannot be written: %s", error.strerror)
-        _silence(sys.stdout)
-
-
-def _silence(stream: TextIO) -> None:
-    """Drop what a stream holds and will get.
-
-    Python would try at the end of the process to write it, and spoil the exit status.
-    """
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
-
-
-def base_url(settings: ServerSettings, port: int) -> str:
-    """Return an URL that reaches the server from this machine."""
-    scheme = ("grpc" if settings.grpc else "http") + ("s" if settings.ssl_certfile else "")
-    host = "127.0.0.1" if settings.host in ("0.0.0.0", "") else settings.host
-    host = "[::1]" if host == "::" else f"[{host}]" if ":" in host else host
-    return f"{scheme}://{host}:{port}"
-
-
-def curl_example(url: str, model: str, *, keyed: bool) -> str:
-    """Return a shell command that chats with `model`."""
-    body = {"model": model, "messages": [{"role": "user", "content": "Hello! Who are you?"}]}
-    key = ' -H "Authorization: Bearer $OPEN_LLM_API_KEY"' if keyed else ""
-    data = shlex.quote(json.dumps(body))
-    return f"curl {url}/v1/chat/completions -H 'Content-Type: application/json'{key} -d {data}"
 
 
 def _uvicorn(app: Any, settings: ServerSettings, tls: SSLContext | None) -> uvicorn.Config:

@@ -8,15 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
+from openllm.config.by_model import Owners, put_apart
 from openllm.config.effective import Configuration, Entry, Named, Setting, configure
-from openllm.config.environment import CONFIGURATION, MODELS, RESERVED, read_environment
+from openllm.config.environment import read_environment
 from openllm.config.explain import together
-from openllm.config.fields import PREFIX, flag
+from openllm.config.fields import FIELDS, names_models
 from openllm.config.flags import as_flag, read_flags
 from openllm.config.models_dir import using_models_dir
+from openllm.config.names import CONFIGURATION, MODELS, flag
 from openllm.config.scope import misplaced
-from openllm.config.sources import Layer, model_key, put
-from openllm.config.yaml_file import NOTHING, Document, is_configuration, read_document
+from openllm.config.sources import Layer, empty, model_key, put
+from openllm.config.yaml_file import (
+    NOTHING,
+    Document,
+    Section,
+    is_configuration,
+    read_document,
+)
 from openllm.errors import ConfigurationError, OpenLLMError
 
 BUNDLED = "demo"
@@ -62,10 +70,13 @@ def read_configuration(
         named = _in_families([_named(each, mistakes) for each in asked], document)
         started = [each.name for each in named]
         families = [each.family for each in named if each.family]
+        sections = [each.text.partition("=")[0] for each in document.models]
+        from openllm.llm.settings import other_names
+
         layers = (
             read_flags(options, started, mistakes, families=families, origin=origin),
-            read_environment(environ, started, _other_names(environ, document), mistakes),
-            _layer(document, mistakes),
+            read_environment(environ, started, other_names(environ, sections), mistakes),
+            _layer(document, started, families, mistakes),
         )
         found = _at_revisions(configure(named, layers, mistakes), named, mistakes)
         if mistakes:
@@ -159,58 +170,54 @@ def _split(text: str, origin: str, mistakes: list[str]) -> list[_Asked]:
 def _named(asked: _Asked, mistakes: list[str]) -> Named:
     """Return the model's name and what its family brings; of a wrong one, the text as its name."""
     from openllm.llm.fetching import parse_list
-    from openllm.models.locate import defaults_of, expand
+    from openllm.llm.settings import named_model
 
     try:
         (ref,) = parse_list(asked.text)
-        name, defaults = expand(ref).served_name, defaults_of(ref)
+        return named_model(ref)._replace(text=asked.text)
     except OpenLLMError as error:
         mistakes.append(_located(error, asked.origin))
         return Named(asked.text, asked.text, known=False)
-    return Named(asked.text, name, defaults, f"family {ref.source}")
 
 
 def _in_families(models: Sequence[Named], document: Document) -> list[Named]:
-    """Return the models with the families that they are sizes of, as NAME:SIZE says it.
+    """Return the models without a family whose name is a model's own here, started or in the file.
 
-    A family's name that is a model's own here, started or in the file, is for that one alone.
+    That name is for that model alone.
     """
-    from openllm.models.families import find
-
     sections = (each.text.partition("=") for each in document.models)
     taken = {model_key(each.name) for each in models}
     taken |= {model_key(name) for name, equals, _ in sections if equals}
-    found: list[Named] = []
-    for model in models:
-        family = find(model.text.partition(":")[0]) if model.text == model.name else None
-        if model.known and family is not None and model_key(family.name) not in taken:
-            model = model._replace(family=family.name.replace("_", "-"))
-        found.append(model)
-    return found
+    return [
+        each._replace(family="") if model_key(each.family) in taken else each for each in models
+    ]
 
 
-def _other_names(environ: Mapping[str, str], document: Document) -> Sequence[str]:
-    """Return names of models that variables may be for, though they are not served."""
-    if not any(name.startswith(PREFIX) and name not in RESERVED for name in environ):
-        return ()
-    from openllm.models.locate import known_names
-
-    return (*known_names(), *(each.text.partition("=")[0] for each in document.models))
-
-
-def _layer(document: Document, mistakes: list[str]) -> Layer:
-    from openllm.models.ref import parse_ref
-
-    layer = Layer(document.values, {})
-    for each in document.models:
-        try:
-            name = parse_ref(each.text).served_name
-        except OpenLLMError as error:
-            mistakes.append(_located(error, each.origin))
-            name = each.text
-        for field, given in each.values.items():
+def _layer(
+    document: Document, started: Sequence[str], families: Sequence[str], mistakes: list[str]
+) -> Layer:
+    sections = [(_section_name(each, mistakes), each.values) for each in document.models]
+    owners = Owners(started, [*families, *(name for name, _ in sections)])
+    layer = empty()
+    for field, given in document.values.items():
+        if names_models(FIELDS[field]):
+            put_apart(layer, field, given, owners, mistakes)
+        else:
+            layer.general[field] = given
+    for name, values in sections:
+        for field, given in values.items():
             put(layer.of(model_key(name)), field, given, mistakes)
     return layer
+
+
+def _section_name(section: Section, mistakes: list[str]) -> str:
+    from openllm.models.ref import parse_ref
+
+    try:
+        return parse_ref(section.text).served_name
+    except OpenLLMError as error:
+        mistakes.append(_located(error, section.origin))
+        return section.text
 
 
 def _located(error: OpenLLMError, origin: str) -> str:

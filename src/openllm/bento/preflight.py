@@ -6,6 +6,7 @@ Knows nothing of how anything is served.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,10 +19,21 @@ from openllm.llm.choice import choose_by_facts, choose_engine
 from openllm.machine import free_cards, free_memory
 from openllm.models.facts import ModelFacts, facts_of
 from openllm.models.facts_ahead import facts_ahead
-from openllm.models.fit import ENGINES, SERVER_BYTES, Need, cards_of, least_need, need, use_of
+from openllm.models.fit import (
+    ENGINES,
+    LEAST_CONTEXT,
+    SERVER_BYTES,
+    Need,
+    Use,
+    cards_of,
+    largest_context,
+    least_need,
+    need,
+    use_of,
+)
 from openllm.models.layouts import check_files
 from openllm.models.locate import expand, find_local
-from openllm.models.ref import parse_ref
+from openllm.models.ref import parse_ref, shown_source
 from openllm.sizes import size_text
 from openllm.types import LocalModel
 
@@ -67,10 +79,16 @@ class _Claim(NamedTuple):
     """What one model takes at least, and how much of it is beyond doubt.
 
     Attributes:
+        text: The model, as `openllm fit` takes it.
+        facts: What decides its needs.
+        use: How it is to be run.
         cards: Numbers of the cards that it may fill; () where the processor computes.
     """
 
     name: str
+    text: str
+    facts: ModelFacts
+    use: Use
     cards: tuple[int, ...]
     need: Need
     sure: int
@@ -135,7 +153,8 @@ def _claim_here(model: LocalModel, load: LoadOptions, cards: Cards) -> _Claim | 
     engine = choose_engine(model, load).name
     known = engine in ENGINES and load.load_format != "dummy"
     facts = facts_of(model) if known else None
-    return None if facts is None else _claim(model.name, facts, engine, load, cards)
+    text = shown_source(model.source or model.path)
+    return None if facts is None else _claim(model.name, text, facts, engine, load, cards)
 
 
 def _claim_of(entry: Entry, cards: Cards) -> _Claim | None:
@@ -153,11 +172,11 @@ def _claim_of(entry: Entry, cards: Cards) -> _Claim | None:
     engine = choose_by_facts(entry.name, facts.format, architecture, load, installed=False).name
     if engine not in ENGINES:
         return None
-    return _claim(entry.name, facts, engine, load, cards)
+    return _claim(entry.name, shown_source(ref.source), facts, engine, load, cards)
 
 
 def _claim(
-    name: str, facts: ModelFacts, engine: str, load: LoadOptions, cards: Cards
+    name: str, text: str, facts: ModelFacts, engine: str, load: LoadOptions, cards: Cards
 ) -> _Claim | None:
     use = use_of(facts, engine, load, cards=cards)
     if use.place == "gpu" and cards is None:
@@ -170,7 +189,7 @@ def _claim(
     weights = 0 if engine == "llamacpp" else took.weights
     sure = weights + took.cache + int(overhead)
     on = cards_of(engine, load, len(cards)) if cards and use.place == "gpu" else ()
-    return _Claim(name, on, took, sure)
+    return _Claim(name, text, facts, use, on, took, sure)
 
 
 def _doubt(found: Sequence[_Claim | None], cards: Cards) -> str:
@@ -193,14 +212,25 @@ def _compare(claims: Sequence[_Claim], free: int, server: int) -> str:
         f" ({parts})"
     )
     if sum(claim.sure for claim in claims) > free:
-        raise OutOfMemoryError(
-            f"{text}; use a smaller or more strongly quantized model, fewer models, or a smaller"
-            " context_length and max_concurrency, or free memory"
-        )
+        raise OutOfMemoryError(f"{text}; {_advice(claims, free - server)}")
     return (
         f"{text}; weights may be read from the disk again and again, which is slow: openllm fit"
         " shows what fits"
     )
+
+
+def _advice(claims: Sequence[_Claim], room: int) -> str:
+    """Say what to do about models that need more than the `room` bytes that they may fill."""
+    less = (
+        "use a smaller or more strongly quantized model, fewer models, or a smaller context_length"
+        " and max_concurrency, or free memory"
+    )
+    alone = claims[0] if len(claims) == 1 else None
+    longest = largest_context(alone.facts, alone.use, room) if alone else 0
+    if longest >= LEAST_CONTEXT:
+        return f"the largest context_length that fits is {longest}; {less}"
+    shown = " and ".join(f"openllm fit {shlex.quote(claim.text)}" for claim in claims)
+    return f"{less}; what would fit is shown by: {shown}"
 
 
 def _shown(claim: Need) -> str:

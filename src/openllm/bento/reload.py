@@ -9,20 +9,22 @@ import asyncio
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from hashlib import sha256
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from openllm.bento.ahead import check_ahead
 from openllm.bento.checks import check, fetch, warn_if_open
 from openllm.bento.options import blame
 from openllm.bento.preflight import check_memory_ahead
 from openllm.config.effective import Configuration
-from openllm.config.fields import flag
+from openllm.config.given_file import content_of
 from openllm.config.models_dir import undone_on_failure
+from openllm.config.names import flag
 from openllm.config.server import ServerSettings
 from openllm.errors import OpenLLMError
 from openllm.fleet import Fleet, Replaced
+from openllm.llm.aside import aside
+from openllm.models.offers import asked_once
 
 if TYPE_CHECKING:
     from openllm.bento.checks import OnProgress
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("openllm")
 
-T = TypeVar("T")
 Read = Callable[[], Configuration]
 Apply = Callable[["ServerSettings", "DownloadOptions"], None]
 
@@ -92,7 +93,7 @@ class Reload:
     async def _reload(self) -> None:
         before = self._now
         try:
-            wanted, keys = await _aside(self._adopted)
+            wanted, keys = await aside(self._adopted)
         except OpenLLMError as error:
             logger.error("the configuration was not taken, nothing has changed: %s", error.message)
             return
@@ -146,7 +147,7 @@ class Reload:
     async def _files(self, wanted: Configuration) -> tuple[LocalModel, ...] | None:
         """Return the models, downloaded if need be; None if the next reading is asked for first."""
         cancelled = threading.Event()
-        work = asyncio.ensure_future(_aside(lambda: self._fetched(wanted, cancelled)))
+        work = asyncio.ensure_future(aside(lambda: self._fetched(wanted, cancelled)))
         again = asyncio.ensure_future(self._asked.wait())
         try:
             await asyncio.wait((work, again), return_when=asyncio.FIRST_COMPLETED)
@@ -157,32 +158,19 @@ class Reload:
             work.cancel()
 
     def _fetched(self, wanted: Configuration, cancelled: threading.Event) -> tuple[LocalModel, ...]:
-        check_ahead(wanted)
         before = {entry.name for entry in self._now.entries}
-        if before <= {entry.name for entry in wanted.entries}:  # No memory will become free.
-            check_memory_ahead([entry for entry in wanted.entries if entry.name not in before])
-        return fetch(wanted, self._on_progress, cancelled)
-
-
-async def _aside(work: Callable[[], T]) -> T:
-    """Run `work` in a thread of its own, which the end of the process does not wait for."""
-    done: Future[T] = Future()
-
-    def run() -> None:
-        done.set_running_or_notify_cancel()
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="reload", daemon=True).start()
-    return await asyncio.wrap_future(done)
+        new = [entry for entry in wanted.entries if entry.name not in before]
+        with asked_once():
+            check_ahead(wanted)
+            if before <= {entry.name for entry in wanted.entries}:  # No memory will become free.
+                check_memory_ahead(new)
+            return fetch(wanted, self._on_progress, cancelled)
 
 
 def _key_file(settings: ServerSettings) -> bytes:
     """Return a digest of the keys' file, as its content can change under its name."""
     file = settings.api_key_file
-    return sha256(file.read_bytes()).digest() if file else b""
+    return sha256(content_of(file)).digest() if file else b""
 
 
 def _in_place(settings: ServerSettings) -> frozenset[str]:

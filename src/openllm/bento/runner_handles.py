@@ -17,17 +17,18 @@ from functools import partial
 from threading import Lock
 from typing import Any
 
-import anyio.to_thread
 import msgspec
 from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from bentoml._internal.runner.runner_handle import RunnerHandle
 from bentoml._internal.runner.runner_handle.remote import RemoteRunnerClient
-from bentoml.exceptions import BadInput
+from bentoml.exceptions import BadInput, RemoteException
 from starlette.concurrency import iterate_in_threadpool
 
-from openllm import errors
 from openllm.errors import EngineCrashedError, InvalidRequestError, OpenLLMError
+from openllm.llm.bridge import ending_calls
 from openllm.llm.output import GenerationOutput
+from openllm.runner.wire import Failure
 
 logger = logging.getLogger("openllm.bento")
 
@@ -39,16 +40,12 @@ class BadRequestError(InvalidRequestError, BadInput):
     """A call that cannot be honoured; a service that lets it pass answers with status 400."""
 
 
-class Failed(msgspec.Struct, frozen=True):
-    """What went wrong, on its way to the process that called."""
-
-    kind: str
-    message: str
-    param: str | None = None
-    code: str | None = None
-
-    def error(self) -> OpenLLMError:
-        return errors.by_name(self.kind)(self.message, param=self.param, code=self.code)
+_FOREIGN: dict[str, type[Exception]] = {
+    "TypeError": TypeError,
+    "ValueError": ValueError,
+    "RemoteException": RemoteException,
+}
+"""What errors that are not ours become on their way; the last is for all others."""
 
 
 class Item(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -56,7 +53,7 @@ class Item(msgspec.Struct, frozen=True, omit_defaults=True):
 
     value: Any = None
     output: GenerationOutput | None = None
-    failed: Failed | None = None
+    failed: Failure | None = None
 
 
 class InProcess(RunnerHandle):
@@ -85,12 +82,13 @@ class InProcess(RunnerHandle):
 
     async def async_run_method(self, method: Any, /, *args: Any, **options: Any) -> Any:
         call = partial(self.run_method, method, *args, **options)
-        return await anyio.to_thread.run_sync(call, limiter=self._limiter)
+        with ending_calls():
+            return await run_sync(call, limiter=self._limiter, abandon_on_cancel=True)
 
     async def async_stream_method(
         self, method: Any, /, *args: Any, **options: Any
     ) -> AsyncGenerator[Any, None]:
-        runnable = await anyio.to_thread.run_sync(self.load)
+        runnable = await run_sync(self.load, abandon_on_cancel=True)
         with _refusals():
             items = getattr(runnable, method.name)(*args, **options)
             if not inspect.isasyncgen(items):  # A user's own method may be a plain generator.
@@ -101,13 +99,16 @@ class InProcess(RunnerHandle):
 
 
 class Serving(InProcess):
-    """Calls the runnable in the runner's own process, for `Remote` in that of the service."""
+    """Calls the runnable in the runner's own process, for `Remote` in that of the service.
+
+    No error gets to BentoML's server there, which does not end a stream that fails.
+    """
 
     def run_method(self, method: Any, /, *args: Any, **options: Any) -> Any:
         try:
             return super().run_method(method, *args, **options)
-        except OpenLLMError as error:
-            return _failed(error)
+        except Exception as error:
+            return self._failed(method, error)
 
     async def async_stream_method(
         self, method: Any, /, *args: Any, **options: Any
@@ -118,10 +119,15 @@ class Serving(InProcess):
                 async for item in items:
                     whole = isinstance(item, GenerationOutput)
                     yield _line(Item(output=item) if whole else Item(value=item))
-        except OpenLLMError as error:
-            yield _line(Item(failed=_failed(error)))
+        except Exception as error:
+            yield _line(Item(failed=self._failed(method, error)))
         else:
             yield _line(Item())
+
+    def _failed(self, method: Any, error: Exception) -> Failure:
+        if not isinstance(error, OpenLLMError):
+            logger.error("%s.%s failed", self._runner.name, method.name, exc_info=error)
+        return failure_of(error)
 
 
 class Remote(RemoteRunnerClient):
@@ -129,9 +135,9 @@ class Remote(RemoteRunnerClient):
 
     async def async_run_method(self, method: Any, /, *args: Any, **options: Any) -> Any:
         result = await super().async_run_method(method, *args, **options)
-        if isinstance(result, Failed):
+        if isinstance(result, Failure):
             with _refusals():
-                raise result.error()
+                raise error_of(result)
         return result
 
     async def async_stream_method(
@@ -143,7 +149,7 @@ class Remote(RemoteRunnerClient):
                 async for line in lines:
                     item = msgspec.json.decode(line, type=Item)
                     if item.failed is not None:
-                        raise item.failed.error()
+                        raise error_of(item.failed)
                     if item == Item():
                         return
                     yield item.value if item.output is None else item.output
@@ -161,9 +167,20 @@ def _refusals() -> Iterator[None]:
         raise BadRequestError(error.message, param=error.param, code=error.code) from error
 
 
-def _failed(error: OpenLLMError) -> Failed:
-    kind = next(each.__name__ for each in type(error).__mro__ if each.__module__ == errors.__name__)
-    return Failed(kind, error.message, error.param, error.code)
+def failure_of(error: Exception) -> Failure:
+    """Return an error as it goes to the process that called."""
+    if isinstance(error, OpenLLMError):
+        return Failure.of(error)
+    kinds = (kind for kind, known in _FOREIGN.items() if isinstance(error, known))
+    kind = next(kinds, "RemoteException")
+    plain = type(error) is _FOREIGN[kind]
+    return Failure(kind, str(error) if plain else f"{type(error).__name__}: {error}")
+
+
+def error_of(failure: Failure) -> Exception:
+    """Return it again over there."""
+    foreign = _FOREIGN.get(failure.kind)
+    return failure.error() if foreign is None else foreign(failure.message)
 
 
 def _line(item: Item) -> str:

@@ -28,6 +28,7 @@ import bentoml
 from bentoml._internal.configuration.containers import BentoMLContainer
 from bentoml._internal.context import server_context
 from bentoml._internal.resource import get_resource
+from bentoml._internal.utils import deep_merge
 from bentoml.legacy import Runner
 
 from openllm.bento.registry import stored_model
@@ -154,14 +155,22 @@ def _outdated() -> Iterator[None]:
 def _read_configuration() -> None:
     """Let BentoML read the file that BENTOML_CONFIGURATION names, here and in its child processes.
 
+    A service of BentoML's current kind puts a configuration of its own, which has no runners, in
+    the place of the one for all: it gets them back.
+
     Raises:
         FileNotFoundError: There is no such file.
         BentoMLConfigException: It is no configuration of BentoML's.
     """
     file = os.environ.get("BENTOML_CONFIGURATION")
+    before = BentoMLContainer.config.get()
     if file and "BENTOML_CONFIG" not in os.environ:
+        bentoml.load_config(file)
         os.environ["BENTOML_CONFIG"] = file
+    elif "runners" not in before:
         bentoml.load_config()
+    if "runners" not in before:
+        deep_merge(BentoMLContainer.config.get(), before)
 
 
 def _configured(model: str) -> dict[str, Any]:

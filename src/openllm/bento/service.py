@@ -16,6 +16,7 @@ from openllm.bento.edge import Front, create_service
 from openllm.bento.options import read_configuration
 from openllm.errors import ConfigurationError
 from openllm.fleet import Fleet
+from openllm.models.offers import asked_once
 
 LISTENING = (
     "host", "port", "grpc", "workers", "backlog", "timeout_keep_alive", "timeout_graceful_shutdown",
@@ -30,9 +31,10 @@ for _name in LISTENING:
         raise ConfigurationError(
             f"{_origin}: this is for `openllm start`; give it to `bentoml serve` instead"
         )
-if check(_given).missing:
-    check_ahead(_given)
-_models = fetch(_given)
+with asked_once():
+    if check(_given).missing:
+        check_ahead(_given)
+    _models = fetch(_given)
 # BentoML does not tell the service its address, so the guard must not assume the loopback.
 _settings = _given.server.model_copy(update={"host": "0.0.0.0"})
 
@@ -44,5 +46,6 @@ _fleet = Fleet(
     {entry.name: entry.config for entry in _given.entries},
     max_waiting=_settings.max_waiting,
     perplexity=_settings.perplexity,
+    load_timeout=_settings.load_timeout,
 )
 svc = create_service(Front(_fleet, _settings, _given.download))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from openllm.config.fields import flag
+from openllm.config.names import flag
 from openllm.config.server import ServerSettings
 from openllm.errors import ConfigurationError
 

@@ -15,8 +15,9 @@ from openllm.config.model import LoadOptions
 from openllm.errors import EngineNotInstalledError, ModelNotFoundError
 from openllm.llm.choice import choose_by_facts, choose_engine
 from openllm.llm.model_files import model_here
-from openllm.models.hub import NO_WEIGHTS, RemoteFile, RemoteModel, offered, wanted
+from openllm.models.hub import NO_WEIGHTS, RemoteFile, RemoteModel, wanted
 from openllm.models.locate import expand
+from openllm.models.offers import offered
 from openllm.models.ref import ModelRef
 from openllm.models.transfer_http import Session
 from openllm.models.transfer_stop import stoppable

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypedDict, TypeVar
+from typing import Any, Literal, TypedDict
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import asdict
 from pydantic import BaseModel
 
-from openllm.config.effective import checked
-from openllm.config.explain import together
 from openllm.config.fields import ALIASES
-from openllm.config.model import LoadOptions, ModelConfig, RequestDefaults
-from openllm.config.sources import Given
-from openllm.errors import ConfigurationError, InvalidRequestError
+from openllm.config.model import RequestDefaults
+from openllm.errors import InvalidRequestError
 from openllm.llm.output import new_request_id
 from openllm.types import GenerateRequest, Message, SamplingParams
 
@@ -24,8 +22,6 @@ GREEDY_TEMPERATURE = 1e-5
 GREEDY_TOP_P = 1e-8
 
 _DEFAULTED = frozenset(RequestDefaults.model_fields) & frozenset(SamplingParams.__struct_fields__)
-
-Settings = TypeVar("Settings", bound=BaseModel)
 
 
 class GenerateOptions(TypedDict, total=False):
@@ -35,9 +31,12 @@ class GenerateOptions(TypedDict, total=False):
     """
 
     messages: Sequence[Message | Mapping[str, str]]
+    adapter: str | None
     sampling_params: SamplingParams
     stream_interval: int
     context_length: int
+    max_model_len: int
+    stop_sequence: str | list[str] | None
     max_new_tokens: int | None
     max_tokens: int | None
     temperature: float | None
@@ -70,26 +69,14 @@ class Call(Struct, frozen=True, kw_only=True):
     context_length: int | None = None
 
 
-def model_config(backend: str | None, options: Mapping[str, Any]) -> ModelConfig:
-    """Sort the options of `LLM(...)` into load options and request defaults.
-
-    Raises:
-        TypeError: There is no such option.
-        ConfigurationError: Values are wrong; the message names all of them.
-    """
-    known = (*LoadOptions.model_fields, *RequestDefaults.model_fields)
-    check_names("LLM", options, (*known, *ALIASES))
-    given = _renamed("LLM", options)
-    if backend is not None:
-        given["backend"] = backend
-    if given.get("stop_sequence") == "":
-        del given["stop_sequence"]
-    mistakes: list[str] = []
-    load = _settings(LoadOptions, given, mistakes)
-    defaults = _settings(RequestDefaults, given, mistakes)
-    if mistakes:
-        raise ConfigurationError(together(mistakes))
-    return ModelConfig(load=load, defaults=defaults)
+def check_types(model_id: object, download: object) -> None:
+    """Raise `TypeError` for what is no model's name or path, or no `DownloadOptions`."""
+    if not isinstance(model_id, (str, os.PathLike)):
+        raise TypeError(f"model_id is {model_id!r}; give a model's name, a path or a URL as text")
+    if download is not None and not isinstance(download, BaseModel):  # It may hold a token.
+        raise TypeError(
+            f"download is a {type(download).__name__}; give openllm.config.download.DownloadOptions"
+        )
 
 
 def check_names(function: str, given: Iterable[str], known: Sequence[str]) -> None:
@@ -116,16 +103,21 @@ def call(
         InvalidRequestError: A value is wrong; the message names it.
     """
     check_names("generate", options, tuple(GenerateOptions.__annotations__))
-    sampling = _renamed("generate", options)
+    sampling = renamed("generate", {"stop": stop, **options})
+    stop = sampling.pop("stop_sequence", None)
     messages = sampling.pop("messages", None)
     interval = sampling.pop("stream_interval", None)
     context = sampling.pop("context_length", None)
+    adapter = sampling.pop("adapter", "")
     params = _params(sampling, stop, stop_token_ids, defaults)
     if request_id is not None and not isinstance(request_id, str):
         raise TypeError(f"request_id is {request_id!r}; give a string or None")
+    if not isinstance(adapter, str):
+        raise TypeError(f"adapter is {adapter!r}; give the name of one, as in lora={{name: path}}")
     request = GenerateRequest(
         request_id=new_request_id() if request_id is None else request_id,
         params=params,
+        adapter=adapter,
         **_prompt(prompt, messages),
     )
     return Call(
@@ -135,22 +127,20 @@ def call(
     )
 
 
-def _renamed(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
+def renamed(function: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Return the options that are set, under one name each."""
     renamed: dict[str, Any] = {}
+    spelled: dict[str, str] = {}
     for name, value in options.items():
         if value is None:
             continue
         own = ALIASES.get(name, name)
         if own in renamed and renamed[own] != value:
-            raise TypeError(f"{function}() got two values for {own}; give {name!r} or {own!r}")
-        renamed[own] = value
+            raise TypeError(
+                f"{function}() got two values for {own}; give {spelled[own]!r} or {name!r}"
+            )
+        renamed[own], spelled[own] = value, name
     return renamed
-
-
-def _settings(model: type[Settings], given: Mapping[str, Any], mistakes: list[str]) -> Settings:
-    values = {name: Given(given[name], name) for name in model.model_fields if name in given}
-    return checked(model, [values], mistakes)
 
 
 def _params(
@@ -175,7 +165,7 @@ def _params(
     if stop is not None:
         fields["stop"] = _stop_strings(stop)
     if stop_token_ids is not None:
-        fields["stop_token_ids"] = tuple(map(_plain, stop_token_ids))
+        fields["stop_token_ids"] = _each_plain(stop_token_ids)
     if fields["max_tokens"] is not None:
         _positive("max_new_tokens", fields["max_tokens"])
     return _greedy(_checked({name: value for name, value in fields.items() if value is not None}))
@@ -186,12 +176,18 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
+def _each_plain(values: Any) -> Any:
+    if isinstance(values, Iterable) and not isinstance(values, str):
+        return tuple(map(_plain, values))
+    return values  # Which is told to be wrong when all fields are checked.
+
+
 def _checked(fields: dict[str, Any]) -> SamplingParams:
     try:
         return msgspec.convert(fields, SamplingParams)
     except msgspec.ValidationError as error:
-        expected, _, where = str(error).partition(" - at `$.")
-        name = where.rstrip("`").partition("[")[0]
+        expected, _, where = str(error).partition(" - at `")
+        name = where.partition("$.")[2].rstrip("`").partition("[")[0]
         raise InvalidRequestError(
             f"{name}={fields.get(name)!r} has the wrong type: {expected[:1].lower()}{expected[1:]}",
             param=name,
@@ -216,6 +212,18 @@ def _stop_strings(stop: Any) -> tuple[str, ...]:
             param="stop",
         )
     return tuple(filter(None, texts))
+
+
+def texts(given: Any) -> list[str]:
+    """Return the texts to embed, of which one alone may be given as it is.
+
+    Raises:
+        TypeError: They are no texts.
+    """
+    listed = [given] if isinstance(given, str) else given
+    if not isinstance(listed, Sequence) or not all(isinstance(text, str) for text in listed):
+        raise TypeError(f"texts is {given!r}; give a string or a list of strings")
+    return list(listed)
 
 
 def _prompt(prompt: Any, messages: Any) -> dict[str, Any]:
@@ -244,13 +252,17 @@ def _messages(messages: Any) -> tuple[Message, ...]:
         ) from None
     if not found:
         raise InvalidRequestError("messages is empty; give at least one", param="messages")
-    return tuple(Message(each.role, each.content, each.name) for each in found)
+    # "developer" is OpenAI's newer name for the role that chat templates call "system".
+    return tuple(
+        Message("system" if each.role == "developer" else each.role, each.content, each.name)
+        for each in found
+    )
 
 
 class _StrictMessage(Struct, forbid_unknown_fields=True):
     """A message as a caller writes it, whose mistakes must not go unnoticed."""
 
-    role: str
+    role: Literal["system", "developer", "user", "assistant"]
     content: str
     name: str | None = None
 

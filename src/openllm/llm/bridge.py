@@ -16,83 +16,52 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import aclosing, suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from openllm.errors import EngineUnavailableError
+from openllm.llm.crossing import Crossing, resolve, tell
 
 T = TypeVar("T")
 
-MOST_WAITING = 256
-"""Items that wait for a reader before the engine's stream is read no further."""
 EXIT_SECONDS = 5.0
 
 
-class _Crossing(Generic[T]):
-    """Items on their way from the bridge's loop to one reader, in whatever thread that is."""
+class _Caller:
+    """Whoever waits for sync calls that other threads make for it."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._lock = threading.Lock()  # Guards what both sides change: the four below.
-        self._ready: list[T] = []
-        self._ended = False
-        self._wake: Callable[[], object] | None = None
-        self._room: asyncio.Future[None] | None = None
-        self._error: BaseException | None = None
+    def __init__(self) -> None:
+        self._calls: list[Future[Any]] | None = []
 
-    async def fill(self, items: AsyncGenerator[T, None]) -> None:
-        """Read `items` to the end, on the bridge's loop; their error becomes the reader's."""
-        try:
-            async with aclosing(items):
-                async for item in items:
-                    if room := self._put(item):
-                        await room
-        except asyncio.CancelledError:  # Unless the reader left, the bridge ends.
-            self._error = EngineUnavailableError("the model was closed during the request")
-        except BaseException as error:
-            self._error = error
-        self._end()
+    def makes(self, call: Future[Any]) -> None:
+        if self._calls is None:
+            call.cancel()
+        else:
+            self._calls.append(call)
 
-    def batch(self, wake: Callable[[], object]) -> list[T] | None:
-        """Return what has arrived; nothing at the end, None if `wake` will say when to ask again.
+    def leave(self) -> None:
+        calls, self._calls = self._calls, None
+        for call in calls or ():
+            call.cancel()
 
-        Raises:
-            BaseException: What ended the items; those before it were given out.
-        """
-        with self._lock:
-            if not self._ready and not self._ended:
-                self._wake = wake
-                return None
-            batch, self._ready = self._ready, []
-            room, self._room = self._room, None
-        if room is not None:
-            _tell(self._loop, _resolve, room)
-        if not batch and self._error is not None:
-            raise self._error
-        return batch
 
-    def _put(self, item: T) -> asyncio.Future[None] | None:
-        """Hand over an item; return what to wait for if the reader lags too far behind."""
-        with self._lock:
-            self._ready.append(item)
-            if len(self._ready) >= MOST_WAITING:
-                self._room = self._loop.create_future()
-            wake, self._wake = self._wake, None
-            room = self._room
-        if wake is not None:
-            wake()
-        return room
+_caller: ContextVar[_Caller | None] = ContextVar("caller", default=None)
 
-    def _end(self) -> None:
-        with self._lock:
-            self._ended = True
-            wake, self._wake = self._wake, None
-        if wake is not None:
-            with suppress(RuntimeError):  # The reader's loop is closed: nobody is left to tell.
-                wake()
+
+@contextmanager
+def ending_calls() -> Iterator[None]:
+    """End the sync calls that are made for this context, in whatever threads, once it is left."""
+    caller = _Caller()
+    token = _caller.set(caller)
+    try:
+        yield
+    finally:
+        _caller.reset(token)
+        caller.leave()
 
 
 class Bridge:
@@ -100,7 +69,8 @@ class Bridge:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        self._tasks: dict[asyncio.Task[None], bool] = {}  # Streams; whether of the main thread.
+        self._tasks: dict[asyncio.Task[Any], bool] = {}  # Whether of the main thread.
+        self._posted: set[asyncio.Task[None]] = set()  # To be finished, whatever happens.
         self._open: dict[object, Callable[[], Coroutine[Any, Any, None]]] = {}
         self._thread = threading.Thread(target=self._loop.run_forever, name="openllm", daemon=True)
         self._thread.start()
@@ -121,6 +91,8 @@ class Bridge:
             work.close()
             raise RuntimeError("a sync call on the engines' own thread would wait for itself")
         future = self._submit(work)
+        if (caller := _caller.get()) is not None:
+            caller.makes(future)
         try:
             return future.result()
         except BaseException:
@@ -129,7 +101,24 @@ class Bridge:
 
     def post(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Start `work` over there and return at once; may be called from anywhere."""
-        _tell(self._loop, lambda: self._start(work(), of_main=False))
+
+        def start() -> None:
+            task = self._loop.create_task(work())
+            self._posted.add(task)
+            task.add_done_callback(self._posted.discard)
+
+        tell(self._loop, start)
+
+    def start(self, work: Coroutine[Any, Any, T], *, of_main: bool = False) -> asyncio.Task[T]:
+        """Start `work`, from over there; cancelled when no thread is left that could wait for it.
+
+        Args:
+            of_main: Only the main thread waits for it.
+        """
+        task = self._loop.create_task(work)
+        self._tasks[task] = of_main
+        task.add_done_callback(self._tasks.pop)
+        return task
 
     def keep(self, who: object, close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Have `close` called over there when the process ends, unless `who` is dropped before.
@@ -152,7 +141,7 @@ class Bridge:
         try:
             while True:
                 waiter = loop.create_future()
-                batch = crossing.batch(partial(loop.call_soon_threadsafe, _resolve, waiter))
+                batch = crossing.batch(partial(loop.call_soon_threadsafe, resolve, waiter))
                 if batch is None:
                     await waiter
                     continue
@@ -187,30 +176,26 @@ class Bridge:
             work.close()
             raise EngineUnavailableError("this Python process is ending") from None
 
-    def _cross(self, items: AsyncGenerator[T, None]) -> tuple[_Crossing[T], Callable[[], None]]:
+    def _cross(self, items: AsyncGenerator[T, None]) -> tuple[Crossing[T], Callable[[], None]]:
         """Start reading `items`; return where they arrive, and what to call when leaving."""
-        crossing: _Crossing[T] = _Crossing(self._loop)
+        crossing: Crossing[T] = Crossing(self._loop)
         of_main = threading.current_thread() is threading.main_thread()
         tasks: list[asyncio.Task[None]] = []
 
         def enter() -> None:
-            tasks.append(self._start(crossing.fill(items), of_main=of_main))
+            tasks.append(self.start(crossing.fill(items), of_main=of_main))
 
         def leave() -> None:
-            _tell(self._loop, lambda: tasks[0].cancel())
+            tell(self._loop, lambda: tasks[0].cancel())
 
-        _tell(self._loop, enter)
+        tell(self._loop, enter)
         return crossing, leave
 
-    def _start(self, work: Coroutine[Any, Any, None], *, of_main: bool) -> asyncio.Task[None]:
-        task = self._loop.create_task(work)
-        self._tasks[task] = of_main
-        task.add_done_callback(self._tasks.pop)
-        return task
-
     def _abandon(self) -> None:
-        """End the streams that the main thread, which has ended, can no longer read."""
-        _tell(self._loop, self._cancel, True)
+        """End what the main thread, which has ended, no longer waits for."""
+        main = threading.main_thread()
+        goes_on = any(not (each.daemon or each is main) for each in threading.enumerate())
+        tell(self._loop, self._cancel, goes_on)
 
     def _cancel(self, only_of_main: bool) -> None:
         for task, of_main in tuple(self._tasks.items()):
@@ -219,9 +204,11 @@ class Bridge:
 
     def stop(self) -> None:
         """Close what is open and end the thread, as the process ends."""
-        with suppress(Exception):
+        try:
             self._submit(self._clear()).result(EXIT_SECONDS)
-        _tell(self._loop, self._loop.stop)
+        except Exception:
+            return  # The loop goes on until the process is gone, as do those who still wait on it.
+        tell(self._loop, self._loop.stop)
         self._thread.join(EXIT_SECONDS)
         if not self._thread.is_alive():
             self._loop.close()
@@ -230,8 +217,8 @@ class Bridge:
         self._loop.set_default_executor(_InPlace())
         self._cancel(only_of_main=False)
         await asyncio.gather(*(work() for work in self._open.values()), return_exceptions=True)
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if left := {*self._tasks, *self._posted}:
+            await asyncio.wait(left)
 
 
 class _InPlace(ThreadPoolExecutor):
@@ -244,16 +231,6 @@ class _InPlace(ThreadPoolExecutor):
         except BaseException as error:
             future.set_exception(error)
         return future
-
-
-def _resolve(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
-
-
-def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., object], *args: Any) -> None:
-    with suppress(RuntimeError):  # The loop is closed: the process ends.
-        loop.call_soon_threadsafe(function, *args)
 
 
 def _before_threads_are_joined(function: Callable[[], None]) -> None:
@@ -271,22 +248,40 @@ def _before_threads_are_joined(function: Callable[[], None]) -> None:
 
 _bridge: Bridge | None = None
 _making = threading.Lock()
+_parent = 0  # The process that had a bridge when this one was forked off.
 
 
 def the_bridge() -> Bridge:
-    """Return the bridge of this process, made when first asked for."""
+    """Return the bridge of this process, made when first asked for.
+
+    Raises:
+        EngineUnavailableError: This process is a fork of one that had a bridge, and of its engines
+            all is here but the threads.
+    """
     global _bridge
     with _making:
+        if _parent:
+            raise EngineUnavailableError(
+                f"a model was used in process {_parent} before this one was forked off, and engines"
+                " do not survive that; fork before the first use, or start processes by"
+                " multiprocessing.get_context('spawn')"
+            )
         if _bridge is None:
             _bridge = Bridge()
         return _bridge
 
 
+def forked() -> bool:
+    """Whether what was made with a bridge is of no use here, as that was the parent's."""
+    return _parent != 0
+
+
 def _after_fork() -> None:
     """Forget the parent's bridge: its thread is not in this process."""
-    global _bridge, _making
+    global _bridge, _making, _parent
     if _bridge is not None:
         atexit.unregister(_bridge.stop)
+        _parent = os.getppid()
     _bridge = None
     _making = threading.Lock()
 

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -36,6 +37,9 @@ from openllm.types import (
 
 logger = logging.getLogger("openllm.llm")
 
+LONG_TEXT = 20_000
+"""Characters of messages that are rendered in a thread when there are more."""
+
 
 class RenderedPrompt(NamedTuple):
     """A request's prompt as text, for people, and as the engine takes it."""
@@ -50,7 +54,10 @@ class ChatEngine:
     Nothing is loaded before `start`.
     """
 
-    def __init__(self, model: LocalModel, config: ModelConfig | None = None) -> None:
+    def __init__(
+        self, model: LocalModel, config: ModelConfig | None = None, preprompt: str | None = None
+    ) -> None:
+        """Take the text of the pre-prompt where it has been read already."""
         self.model = model
         self.config = config or ModelConfig()
         choice = choose_engine(model, self.config.load)
@@ -58,6 +65,7 @@ class ChatEngine:
         self._engine = create_engine(choice.name, model, self.config.load)
         self._rules = TextRules(None)
         self._affixes: tuple[list[int], list[int]] = [], []
+        self._read_preprompt = preprompt
         self._preprompt = ""
         self._holds: list[Hold] = []
 
@@ -82,10 +90,10 @@ class ChatEngine:
             ConfigurationError: The chat template does not compile, or the pre-prompt is too long.
             EngineStartError: The engine cannot load the model.
         """
-        await asyncio.to_thread(self._keep_files)
-        self._rules = text_rules(self.model)
-        self._preprompt = preprompt_text(self.config.defaults.prompt)
+        await asyncio.to_thread(self._read_files)
         await self._engine.start()
+        for adapter in self.model.adapters:
+            logger.info("%s has the adapter %s", self.model.name, adapter.label)
         self._affixes = await self._read_affixes()
         if self._preprompt:
             await self._warm_up()
@@ -112,16 +120,18 @@ class ChatEngine:
 
     async def close(self) -> None:
         await self._engine.close()
-        for held in self._holds:
-            held.close()
+        while self._holds:
+            self._holds.pop().close()
 
     async def render(self, request: GenerateRequest) -> RenderedPrompt:
         """Return the prompt of a request: messages pass through the model's chat template, and a
         prompt stays as it is; the pre-prompt comes before both.
 
         Raises:
-            InvalidRequestError: The template refuses the messages, or the model has none.
+            InvalidRequestError: The template refuses the messages, or the model has none; or it
+                has no such adapter.
         """
+        self._check_adapter(request.adapter)
         if request.messages:
             return await self._render(request.messages)
         if not self._preprompt:
@@ -154,6 +164,22 @@ class ChatEngine:
             return text
         return str(tokenizer.convert_ids_to_tokens(token_id) or "")
 
+    def _check_adapter(self, name: str) -> None:
+        known = [adapter.name for adapter in self.model.adapters if adapter.name]
+        if name and name not in known:
+            there = f"it has {', '.join(known)}" if known else "it has none; load it with lora"
+            raise InvalidRequestError(
+                f"model {self.model.name!r} has no adapter {name!r}: {there}", param="adapter"
+            )
+
+    def _read_files(self) -> None:
+        self._keep_files()
+        self._rules = text_rules(self.model)
+        if self._read_preprompt is None:
+            self._preprompt = preprompt_text(self.config.defaults.prompt)
+        else:
+            self._preprompt = self._read_preprompt
+
     def _keep_files(self) -> None:
         """Keep what is stored, which must be whole, from being removed while it is loaded."""
         if self._holds:
@@ -183,7 +209,9 @@ class ChatEngine:
                 "use the completions API with a prompt of your own",
                 param="messages",
             )
-        pieces = self._rules.template.render(with_preprompt(messages, self._preprompt))
+        render = partial(self._rules.template.render, with_preprompt(messages, self._preprompt))
+        long = sum(len(message.content) for message in messages) > LONG_TEXT
+        pieces = await asyncio.to_thread(render) if long else render()
         text = "".join(piece if isinstance(piece, str) else piece.text for piece in pieces)
         if len(pieces) == 1 and isinstance(pieces[0], str):
             return RenderedPrompt(text, text)

@@ -16,8 +16,8 @@ from openllm.engines import (
 from openllm.engines.vllm_presence import unfit
 from openllm.errors import ConfigurationError
 from openllm.models.families import why_not
-from openllm.models.folder import read_folder, read_tokenizer
-from openllm.types import LocalModel, ModelFormat
+from openllm.models.folder import check_tokenizer, read_folder, read_tokenizer
+from openllm.types import Adapter, LocalModel, ModelFormat
 
 
 class EngineChoice(NamedTuple):
@@ -42,7 +42,13 @@ def choose_engine(model: LocalModel, options: LoadOptions) -> EngineChoice:
         architecture = folder.architecture
     if model.tokenizer is not None:
         read_tokenizer(model.tokenizer.path, trust_remote_code=trust)
-    return choose_by_facts(model.name, model.format, architecture, options)
+    choice = choose_by_facts(model.name, model.format, architecture, options)
+    if architecture and model.tokenizer is None and "tokenizer" in engine_kind(choice.name).options:
+        check_tokenizer(model.path, trust_remote_code=trust)
+    if "lora" in engine_kind(choice.name).options:  # Else that is what is refused.
+        for adapter in model.adapters:
+            _check_format(adapter, choice.name)
+    return choice
 
 
 def choose_by_facts(
@@ -102,6 +108,14 @@ def not_heeded(engines: Mapping[str, str], option: str) -> ConfigurationError:
         f" on {having}",
         param=option,
     )
+
+
+def _check_format(adapter: Adapter, engine: str) -> None:
+    if adapter.format not in engine_kind(engine).formats:
+        wanted = "a GGUF file" if adapter.format != "gguf" else "a folder of peft"
+        raise ConfigurationError(
+            f"the adapter {adapter.path!r} is not for {engine}, which takes {wanted}", param="lora"
+        )
 
 
 def _check_architecture(name: str, architecture: str, engine: str) -> None:

@@ -19,8 +19,8 @@ from openllm.models.locate import defaults_of, expand, find_local, from_store
 from openllm.models.pull_pins import check_pin
 from openllm.models.ref import ModelRef, bad_name, is_model_name, parse_ref
 from openllm.models.registry import REGISTRY, Registry
-from openllm.models.store import StoredModel, add, find_tag, touch
-from openllm.models.tags import framework_name, stored_name
+from openllm.models.store import StoredModel, add, derived_tag, find_tag, touch
+from openllm.models.tags import framework_name
 from openllm.types import LocalModel, ModelFormat
 
 if TYPE_CHECKING:
@@ -117,16 +117,15 @@ def parse_list(text: str, registry: Registry = REGISTRY) -> tuple[ModelRef, ...]
 
 
 def for_engine(model: LocalModel, engine: str) -> LocalModel:
-    """Return `model` under the tag it has for `engine`; stored twice, its files are linked.
+    """Return `model` under the tag derived for `engine`; stored twice, its files are linked.
 
-    A model that is not in the store stays as it is.
+    A model that was not downloaded into the store stays as it is.
     """
-    framework = framework_name(engine)
     known = find_tag(model.tag) if model.tag else None
-    if known is None or known.name.startswith(f"{framework}-"):
+    tag = derived_tag(known, framework_name(engine)) if known else ""
+    if known is None or tag in ("", known.tag):
         return model
-    name = stored_name(framework, known.source, known.file)
-    return store_as(model, known, name, known.version)
+    return store_as(model, known, *tag.split(":"))
 
 
 def store_as(model: LocalModel, known: StoredModel, name: str, version: str) -> LocalModel:

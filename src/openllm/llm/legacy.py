@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from typing import Any
+from typing import Any, NoReturn
 
 from openllm.errors import UnsupportedError
-from openllm.llm.fetching import local_model
 from openllm.llm.llm import LLM
 from openllm.models.layouts import check_files
 
@@ -34,6 +33,9 @@ class ModelClass:
 
     def __repr__(self) -> str:
         return self._name
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(f"{self._name} is not built directly; use openllm.LLM(model_id)")
 
     def for_model(
         self,
@@ -56,7 +58,12 @@ class ModelClass:
             model_id = model_name
         llm = LLM(model_id, **{"backend": self._backend} | options)
         if ensure_available:
-            check_files(local_model(llm.model_id, backend=llm.config.load.backend))
+            load = llm.config.load
+            check_files(
+                llm._source.get(),
+                trust_remote_code=load.trust_remote_code,
+                weights=load.load_format != "dummy",
+            )
         return llm
 
     def from_pretrained(self, model_id: str | os.PathLike[str], **options: Any) -> LLM:

@@ -18,17 +18,17 @@ from array import array
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from openllm.llm import arguments, generation
-from openllm.llm.defaults import with_defaults
+from openllm.llm.bridge import the_bridge
 from openllm.llm.loading import LazyEngine
 from openllm.llm.output import GenerationOutput
 from openllm.llm.pretrained import own_options
+from openllm.llm.settings import model_settings
 from openllm.llm.source import ModelSource
 from openllm.llm.tokenizer import EngineTokenizer
-from openllm.models.locate import defaults_of
-from openllm.models.ref import parse_ref
+from openllm.models.ref import parse_ref, shown_source
 from openllm.models.tags import given_tag
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
 
     from openllm.config.download import DownloadOptions
     from openllm.llm.arguments import GenerateOptions
-
-BENTO_ROOM = "openllm.bento.runners"  # Which this room may not import.
+    from openllm.llm.chat_engine import ChatEngine
 
 
 class LLM:
@@ -70,21 +69,29 @@ class LLM:
             model_name: Name in BentoML's model store, instead of the derived one.
             model_version: Version there, instead of the commit or a hash of the files.
             model_tag: Both at once, as a text or a `bentoml.Tag`.
-            download: How to download; read from the environment if left out.
-            options: Fields of `LoadOptions` (context_length, max_concurrency, dtype, ...) and of
-                `RequestDefaults` (temperature, max_new_tokens, stop, prompt, ...).
+            download: How to download, in the place of all options that say so.
+            options: Fields of `LoadOptions` (context_length, max_concurrency, dtype, lora, ...), of
+                `RequestDefaults` (temperature, max_new_tokens, stop, prompt, ...) and of
+                `DownloadOptions` (offline, revision, ...). What is left out comes from
+                OPEN_LLM_<MODEL>_<FIELD>, then OPEN_LLM_<FIELD>, then what the family brings.
 
         Raises:
-            TypeError: There is no such option.
+            TypeError: There is no such option, or an argument has a wrong type.
             ConfigurationError: The model, the backend or a value is wrong.
             EngineNotInstalledError: The engine's package is missing; says what to install.
         """
+        arguments.check_types(model_id, download)
         self.model_id = os.fspath(model_id)
         ref = parse_ref(self.model_id)
-        given = arguments.model_config(backend, options)
-        self.config = with_defaults(given, defaults_of(ref))
+        if backend is not None:
+            options["backend"] = backend
+        settings = model_settings(ref, options, os.environ, download=download)
+        self.config = settings.config
+        self._defaults = self.config.defaults
         tag = given_tag(model_tag, model_name, model_version)
-        self._source = ModelSource(ref, self.config.load, download, tag, given=given.load)
+        self._source = ModelSource(
+            ref, self.config.load, settings.download, tag, given=settings.given
+        )
         self.name = self._source.name
         self._engine = LazyEngine(self._source, self.config)
         self._runner: Any = None
@@ -96,7 +103,13 @@ class LLM:
         return cls(model_id, **own_options(options))
 
     def __repr__(self) -> str:
-        return f"openllm.LLM({self.model_id!r}, backend={self.backend!r})"
+        return f"openllm.LLM({shown_source(self.model_id)!r}, backend={self.backend!r})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled or copied, as an engine cannot; hand over"
+            f" {shown_source(self.model_id)!r} and build the LLM where it is used"
+        )
 
     @property
     def backend(self) -> str | None:
@@ -110,7 +123,7 @@ class LLM:
         With the torch engine it is the transformers model; with others, which hold their weights
         in native code or other processes, it is the engine itself.
         """
-        engine = self._engine.bridge().sync_call(self._engine.get()).engine
+        engine = self._loaded().engine
         return getattr(engine, "model", engine)
 
     @property
@@ -119,8 +132,7 @@ class LLM:
 
         That of transformers where the engine has one here, else what has `encode` and `decode`.
         """
-        engine = self._engine.bridge().sync_call(self._engine.get()).engine
-        return getattr(engine, "tokenizer", None) or EngineTokenizer(self._engine)
+        return getattr(self._loaded().engine, "tokenizer", None) or EngineTokenizer(self._engine)
 
     async def generate(
         self,
@@ -142,9 +154,9 @@ class LLM:
             stop: Texts that end the answer and are not part of it.
             stop_token_ids: Tokens that do, beside the model's own; so does text that reads as one.
             options: Any field of `openllm.SamplingParams` (max_tokens also as max_new_tokens), or
-                all of them as `sampling_params`; `messages`; `context_length`, at most the one
-                loaded; `stream_interval`, tokens from one output to the next. What is left out
-                comes from the model's defaults, then is neutral.
+                all of them as `sampling_params`; `messages`; `adapter`, the name of one of `lora`;
+                `context_length`, at most the one loaded; `stream_interval`, tokens from one output
+                to the next. What is left out comes from the model's defaults, then is neutral.
 
         Raises:
             TypeError: There is no such option, or a value has a wrong type.
@@ -152,8 +164,8 @@ class LLM:
             EngineError: The model cannot be loaded, or failed.
             RuntimeError: Nothing was produced.
         """
-        call = self._call(prompt, request_id, stop, stop_token_ids, options)
-        return await self._engine.bridge().call(generation.answer(self._engine, call))
+        call = arguments.call(prompt, request_id, stop, stop_token_ids, options, self._defaults)
+        return await the_bridge().call(generation.answer(self._engine, call))
 
     async def generate_iterator(
         self,
@@ -168,8 +180,8 @@ class LLM:
         Arguments and errors are those of `generate`, the errors raised at the first step. Closing
         the iterator ends the work and frees its memory.
         """
-        call = self._call(prompt, request_id, stop, stop_token_ids, options)
-        stream = self._engine.bridge().stream(generation.outputs(self._engine, call))
+        call = arguments.call(prompt, request_id, stop, stop_token_ids, options, self._defaults)
+        stream = the_bridge().stream(generation.outputs(self._engine, call))
         async with aclosing(stream) as outputs:
             async for output in outputs:
                 yield output
@@ -186,8 +198,8 @@ class LLM:
         **options: Unpack[GenerateOptions],
     ) -> GenerationOutput:
         """Return what `generate` does; blocks this thread."""
-        call = self._call(prompt, request_id, stop, stop_token_ids, options)
-        return self._engine.bridge().sync_call(generation.answer(self._engine, call))
+        call = arguments.call(prompt, request_id, stop, stop_token_ids, options, self._defaults)
+        return the_bridge().sync_call(generation.answer(self._engine, call))
 
     def sync_generate_iterator(
         self,
@@ -198,8 +210,8 @@ class LLM:
         **options: Unpack[GenerateOptions],
     ) -> Generator[GenerationOutput, None, None]:
         """Yield what `generate_iterator` does; blocks this thread between the outputs."""
-        call = self._call(prompt, request_id, stop, stop_token_ids, options)
-        stream = self._engine.bridge().sync_stream(generation.outputs(self._engine, call))
+        call = arguments.call(prompt, request_id, stop, stop_token_ids, options, self._defaults)
+        stream = the_bridge().sync_stream(generation.outputs(self._engine, call))
         with closing(stream) as outputs:
             yield from outputs
 
@@ -207,25 +219,26 @@ class LLM:
         """Return one vector of unit length for each text; for a single text, a list of one.
 
         Raises:
+            TypeError: They are no texts.
             UnsupportedError: This model or engine cannot embed.
         """
-        return await self._engine.bridge().call(self._embed(texts))
+        return await the_bridge().call(self._embed(arguments.texts(texts)))
 
     def sync_embed(self, texts: str | Sequence[str]) -> list[list[float]]:
         """Return what `embed` does; blocks this thread."""
-        return self._engine.bridge().sync_call(self._embed(texts))
+        return the_bridge().sync_call(self._embed(arguments.texts(texts)))
 
     async def load(self) -> None:
         """Load the model now, if it is not loaded yet."""
-        await self._engine.bridge().call(self._engine.get())
+        await the_bridge().call(self._engine.get())
 
     async def close(self) -> None:
         """Free the memory; requests under way fail. The next use loads the model again."""
-        await self._engine.bridge().call(self._engine.close())
+        await the_bridge().call(self._engine.close())
 
     def sync_close(self) -> None:
         """Do what `close` does; blocks this thread."""
-        self._engine.bridge().sync_call(self._engine.close())
+        the_bridge().sync_call(self._engine.close())
 
     async def __aenter__(self) -> Self:
         await self.load()
@@ -240,7 +253,7 @@ class LLM:
         await asyncio.shield(self.close())
 
     def __enter__(self) -> Self:
-        self._engine.bridge().sync_call(self._engine.get())
+        self._loaded()
         return self
 
     def __exit__(
@@ -273,28 +286,20 @@ class LLM:
             self._runner = _from_bento_room("llm_runner")(self)
         return self._runner
 
-    def _call(
-        self,
-        prompt: str | None,
-        request_id: str | None,
-        stop: str | list[str] | None,
-        stop_token_ids: list[int] | None,
-        options: GenerateOptions,
-    ) -> arguments.Call:
-        defaults = self.config.defaults
-        return arguments.call(prompt, request_id, stop, stop_token_ids, options, defaults)
+    def _loaded(self) -> ChatEngine:
+        return the_bridge().sync_call(self._engine.get())
 
-    async def _embed(self, texts: str | Sequence[str]) -> list[list[float]]:
-        chat = await self._engine.get()
-        output = await chat.embed([texts] if isinstance(texts, str) else list(texts))
+    async def _embed(self, texts: list[str]) -> list[list[float]]:
+        output = await (await self._engine.get()).embed(texts)
         return [array("f", vector).tolist() for vector in output.vectors]
 
 
 def _release(engine: LazyEngine) -> None:
     """Free the memory of an LLM that nobody holds any more."""
     if engine.loaded:
-        engine.bridge().post(engine.close)
+        the_bridge().post(engine.close)
 
 
 def _from_bento_room(name: str) -> Any:
-    return getattr(import_module(BENTO_ROOM), name)
+    """Return what that room has by this name; it may not be imported here."""
+    return getattr(import_module("openllm.bento.runners"), name)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import os
 
 from openllm.config.model import ModelConfig
 from openllm.errors import EngineUnavailableError
-from openllm.llm.bridge import Bridge, the_bridge
+from openllm.llm.aside import aside
+from openllm.llm.bridge import forked, the_bridge
 from openllm.llm.chat_engine import ChatEngine
 from openllm.llm.source import ModelSource
 from openllm.types import LocalModel
@@ -20,25 +20,11 @@ class LazyEngine:
         self._source = source
         self._config = config
         self._loading: asyncio.Task[ChatEngine] | None = None
-        self._process = 0
 
     @property
     def loaded(self) -> bool:
         """Whether this process loads or has loaded it."""
-        return self._loading is not None and self._process == os.getpid()
-
-    def bridge(self) -> Bridge:
-        """Return the way to the engine.
-
-        Raises:
-            EngineUnavailableError: It was loaded before this process was forked off.
-        """
-        if self._loading is not None and not self.loaded:
-            raise EngineUnavailableError(
-                f"model {self._source.name!r} was loaded in process {self._process}, and an engine"
-                " cannot be used by its forks; build the LLM in the process that uses it"
-            )
-        return the_bridge()
+        return self._loading is not None and not forked()
 
     async def get(self) -> ChatEngine:
         """Return the engine, loaded by the first who asks; after a failure the next one tries.
@@ -48,13 +34,20 @@ class LazyEngine:
         Raises:
             ConfigurationError: The model's files or settings are wrong.
             OpenLLMError: The download failed.
-            EngineError: The engine cannot load the model.
+            EngineError: The engine cannot load the model, or was closed meanwhile.
         """
         if self._loading is None:
-            self._process = os.getpid()
-            self._loading = asyncio.create_task(self._load())
+            self._loading = the_bridge().start(self._load())
             the_bridge().keep(self, self.close)
-        return await asyncio.shield(self._loading)  # Others may wait when one is cancelled.
+        loading = self._loading
+        try:
+            return await asyncio.shield(loading)  # Others may wait when one is cancelled.
+        except asyncio.CancelledError:
+            if not loading.cancelled():
+                raise
+            raise EngineUnavailableError(
+                f"model {self._source.name!r} was closed while it was being loaded"
+            ) from None
 
     async def close(self) -> None:
         """Free the memory; requests under way fail. Safe to call twice."""
@@ -69,7 +62,8 @@ class LazyEngine:
 
     async def _load(self) -> ChatEngine:
         try:
-            chat = ChatEngine(await self._files(), self._config)
+            files = await self._files()
+            chat = await asyncio.to_thread(ChatEngine, files, self._config)
             try:
                 await chat.start()
             except BaseException:
@@ -85,7 +79,7 @@ class LazyEngine:
 
     async def _files(self) -> LocalModel:
         try:
-            return await asyncio.to_thread(self._source.get)
+            return await aside(self._source.get)
         except asyncio.CancelledError:
             self._source.cancel()
             raise

@@ -1,4 +1,5 @@
-"""All files that a model is loaded from, as its settings want them: its own, and a tokenizer's.
+"""All files that a model is loaded from, as its settings want them: its own, a tokenizer's, and
+those of adapters, which must be here.
 
 What else than a model's whole folder may be wanted is decided here: no weights where they are made
 up, and a tokenizer that is another model's or of another revision.
@@ -17,9 +18,10 @@ from msgspec.structs import replace
 from openllm.config.model import LoadOptions
 from openllm.errors import ConfigurationError
 from openllm.llm.fetching import local_model
+from openllm.models.adapters import find_adapters
 from openllm.models.hub import NO_WEIGHTS
 from openllm.models.locate import expand, find_local, from_store
-from openllm.models.ref import ModelRef, parse_ref
+from openllm.models.ref import ModelRef, parse_ref, shown_source
 from openllm.models.store import find_tag, hold
 from openllm.types import LocalModel
 
@@ -42,9 +44,11 @@ def find_files(
         ConfigurationError: A name is unknown, or a tokenizer can not be what the options say.
         ModelFileError: There is no such file, or the folder holds no model.
     """
+    adapters = find_adapters(load.lora)
     model, *tokenizers = _parts_here(ref, load, model)
     if model is None or None in tokenizers:
         return None
+    model = replace(model, adapters=adapters)
     return replace(model, tokenizer=tokenizers[0]) if tokenizers else model
 
 
@@ -63,6 +67,7 @@ def fetch_files(
     Blocks; `model` is the model itself, if it was found already, and other arguments and errors
     are those of `openllm.llm.fetching.local_model`. Neither of the two makes room for the other.
     """
+    adapters = find_adapters(load.lora)
     meant, here = expand(ref), model or find_local(ref)
     tokenizer_ref = None if _has_its_own(here) else _tokenizer_ref(ref, load)
     dummy = load.load_format == "dummy" and _may_lack_weights(meant)
@@ -79,6 +84,7 @@ def fetch_files(
                 on_progress=on_progress,
                 cancelled=cancelled,
             )
+        model = replace(model, adapters=adapters)
         if tokenizer_ref is None or _has_its_own(model):
             return model
         with keep(model):
@@ -138,8 +144,8 @@ def _tokenizer_ref(ref: ModelRef, load: LoadOptions) -> ModelRef | None:
     meant = expand(ref) if load.tokenizer is None else _tokenizer_named(load.tokenizer)
     if meant.kind == "url" or meant.file or meant.source.endswith(".gguf"):
         raise ConfigurationError(
-            f"{meant.source} is a GGUF file, whose tokenizer cannot be taken out of it; give a hub"
-            " id without a file, or a folder",
+            f"{shown_source(meant.source)} is a GGUF file, whose tokenizer cannot be taken out of"
+            " it; give a hub id without a file, or a folder",
             param="tokenizer",
         )
     return _of_revision(meant, load) if load.tokenizer_revision is not None else meant

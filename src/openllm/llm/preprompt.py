@@ -8,6 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
+from openllm.config.given_file import content_of
 from openllm.errors import ConfigurationError
 from openllm.types import Message
 
@@ -31,7 +32,7 @@ def preprompt_text(value: str | None) -> str:
             )
         return value or ""
     try:
-        return Path(value).expanduser().read_text(encoding="utf-8")
+        return content_of(Path(value).expanduser()).decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
             f"the prompt file {value!r} cannot be read as UTF-8 text: {error}", param="prompt"
@@ -46,8 +47,10 @@ def is_like_a_file(value: str | None) -> bool:
 
 
 def _is_file(value: str) -> bool:
+    """Whether `value` names a file or, as `<(command)` makes one, a pipe."""
     try:
-        return Path(value).expanduser().is_file()
+        path = Path(value).expanduser()
+        return path.is_file() or path.is_fifo()
     except (OSError, ValueError, RuntimeError):  # Too long a name, NUL, or no such home: a text.
         return False
 

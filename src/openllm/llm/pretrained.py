@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-_RENAMED = {"torch_dtype": "dtype", "device_map": "device"}
+_RENAMED = {
+    "device_map": "device",
+    "local_files_only": "offline",
+    "token": "hub_token",
+    "torch_dtype": "dtype",
+}
 
 _ANYWAY: dict[str, tuple[object, ...]] = {
     "device_map": ("auto",),
-    "local_files_only": (True,),
+    "local_files_only": (False,),
     "low_cpu_mem_usage": (True, False),
+    "token": (True,),
     "use_fast": (True,),
     "use_safetensors": (True,),
 }

@@ -17,6 +17,7 @@ from openllm.models.locate import expand, from_store
 from openllm.models.ref import ModelRef
 from openllm.models.revision import with_revision
 from openllm.models.store import StoredModel, find_tag
+from openllm.models.store_names import tagged
 from openllm.models.tags import checked_tag, content_version, stored_name
 from openllm.types import LocalModel
 
@@ -103,7 +104,7 @@ class ModelSource:
         Blocks: a local model's files are read wholly, and an id that is not here is downloaded
         unless its commit and engine are known.
         """
-        name, version = self._name, self._version
+        name, version = self._name, self._version or self._version_here()
         if name is None or version is None:
             own_name, own_version = self._derived().split(":")
             name, version = name or own_name, version or own_version
@@ -112,7 +113,8 @@ class ModelSource:
     def stored(self) -> str:
         """Return `tag()`, where the store now holds the model if it came from an id or a URL."""
         tag = self.tag()
-        if find_tag(tag) is None and (known := self._in_store(self.get())):
+        known = self._in_store(self.get())
+        if known is not None and known.tag != tag:
             store_as(self.get(), known, *tag.split(":"))
         return tag
 
@@ -132,7 +134,7 @@ class ModelSource:
     def _tagged(self) -> LocalModel | None:
         if not self._name or self._meant.kind not in ("hub", "url"):
             return None
-        known = find_tag(f"{self._name}:{self._version or ''}")
+        known = tagged(self._name, self._version, self._meant)
         return from_store(self._meant, known) if known else None
 
     def _fetched(self) -> LocalModel:
@@ -154,6 +156,11 @@ class ModelSource:
         if local.tag:
             return for_engine(local, engine).tag
         return f"{stored_name(engine, self.name)}:{content_version(local.path)}"
+
+    def _version_here(self) -> str | None:
+        """Return the version of what is loaded, if that has the chosen name already."""
+        name, _, version = self._local.tag.partition(":") if self._local else ("", "", "")
+        return version if name == self._name else None
 
     def _in_store(self, model: LocalModel) -> StoredModel | None:
         return find_tag(model.tag) if model.tag else None

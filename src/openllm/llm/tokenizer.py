@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from openllm.llm.bridge import the_bridge
 from openllm.llm.loading import LazyEngine
 
 
@@ -15,11 +16,11 @@ class EngineTokenizer:
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         """Return the ids of `text`; `special` reads control tokens in it. None are added."""
-        return self._engine.bridge().sync_call(self._encode(text, special))
+        return the_bridge().sync_call(self._encode(text, special))
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Return the text of the ids, of control tokens too; broken UTF-8 becomes U+FFFD."""
-        return self._engine.bridge().sync_call(self._decode(token_ids))
+        return the_bridge().sync_call(self._decode(token_ids))
 
     async def _encode(self, text: str, special: bool) -> list[int]:
         return await (await self._engine.get()).tokenize(text, special=special)

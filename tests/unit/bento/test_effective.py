@@ -63,7 +63,7 @@ def test_what_a_registered_model_brings_is_before_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "openllm.models.locate.defaults_of", lambda *_: {"top_k": 6, "temperature": 0.25}
+        "openllm.llm.settings.defaults_of", lambda *_: {"top_k": 6, "temperature": 0.25}
     )
     settings = effective(TEMPERATURE="0.5").entries[0].settings
     assert settings["top_k"] == (6, "family demo", "")
@@ -85,6 +85,16 @@ def test_gpu_is_cuda_whoever_says_it() -> None:
     one, two = effective("a=demo,b=demo", {"device": ("a:gpu:0", "b:cpu")}).entries
     assert (one.config.load.device, two.config.load.device) == ("cuda:0", "cpu")
     assert effective(DEVICE="gpu").entries[0].config.load.device == "cuda"
+
+
+@pytest.mark.spec("S0-36")
+@pytest.mark.parametrize("form", ["a:gpu:0,b:cpu", '["a:gpu:0", "b:cpu"]'])
+def test_a_device_of_one_model_means_the_same_everywhere(form: str, tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text(f"device: {form}")
+    for found in (effective("a=demo,b=demo", DEVICE=form), effective("a=demo,b=demo", file=file)):
+        assert [each.config.load.device for each in found.entries] == ["cuda:0", "cpu"]
+        assert [each.settings["device"].scope for each in found.entries] == ["model", "model"]
 
 
 @pytest.mark.spec("S0-32", "S3-43")

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import openllm
 from openllm.bento.early_signals import EarlySignals, EndedEarly
 from openllm.bento.launch import _uvicorn
 from openllm.bento.tls import create_tls
@@ -51,6 +54,19 @@ def test_sighup_is_remembered_unless_the_terminal_is_gone(
         except EndedEarly:
             ended = True
     assert (ended, early.hung_up) == (ends, not ends)
+
+
+def test_it_starts_only_where_signals_and_an_event_loop_can_be_had() -> None:
+    async def here() -> None:
+        openllm.start("demo", port=0)
+
+    with pytest.raises(RuntimeError, match="an event loop runs already, as in a notebook"):
+        asyncio.run(here())
+    with (
+        ThreadPoolExecutor(1, "mine") as pool,
+        pytest.raises(RuntimeError, match=r"in the thread 'mine_0', .* `openllm start`, as a proc"),
+    ):
+        pool.submit(openllm.start, "demo", port=0).result()
 
 
 def test_plain_http_has_no_tls() -> None:

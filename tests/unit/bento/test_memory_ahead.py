@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from msgspec.structs import replace
 
 from openllm.bento import launch, preflight
 from openllm.bento.options import read_configuration
@@ -61,6 +63,28 @@ def test_what_does_not_fit_is_refused_by_its_headers_with_the_words_of_later(
         check_memory([(model, LoadOptions(context_length=131072))])
     assert raised.value.message == later.value.message
     assert "4.0 GiB are free" in raised.value.message
+    found = re.search(r"the largest context_length that fits is (\d+); use a", later.value.message)
+    assert found is not None
+    check_memory([(model, LoadOptions(context_length=int(found[1])))])
+    with pytest.raises(OutOfMemoryError):
+        check_memory([(model, LoadOptions(context_length=int(found[1]) * 5 // 4))])
+
+
+def test_where_no_context_fits_fit_shows_what_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "my big.gguf"
+    path.write_bytes(wide_model(SIZE))
+    model = LocalModel(name="big", path=str(path), format="gguf")
+    monkeypatch.setattr(preflight, "free_memory", lambda: 150 * MIB)
+    with pytest.raises(OutOfMemoryError, match=f"shown by: openllm fit '{path}'"):
+        check_memory([(model, LoadOptions(context_length=131072))])
+    other = replace(model, name="other", path="/m.gguf", source="https://h/m.gguf?key=SECRET")
+    facts = preflight.facts_of(model)
+    monkeypatch.setattr(preflight, "facts_of", lambda _: facts)
+    with pytest.raises(OutOfMemoryError) as both:
+        check_memory([(each, LoadOptions(context_length=131072)) for each in (model, other)])
+    assert f"openllm fit '{path}' and openllm fit 'https://h/m.gguf?...'" in both.value.message
 
 
 def test_models_that_are_here_are_summed_with_those_that_are_not(

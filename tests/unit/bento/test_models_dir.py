@@ -14,6 +14,7 @@ import openllm
 from openllm.bento.checks import check
 from openllm.bento.options import read_configuration
 from openllm.cli import main
+from openllm.cli.doctor_store import look_at_store
 from openllm.errors import ConfigurationError, ModelFileError
 from openllm.models.locate import find_local
 from openllm.models.ref import parse_ref
@@ -67,6 +68,27 @@ def test_a_home_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     assert read(models_dir="~/m") == str(tmp_path / "m")
 
 
+def test_a_user_without_a_home_has_no_store(
+    elsewhere: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("BENTOML_HOME")
+    monkeypatch.delenv("HOME")
+
+    def unknown(_: int) -> None:
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    done = CliRunner().invoke(main, ["list"])
+    assert done.exit_code == 2
+    assert "the store of models is ~/bentoml, and there is no such home folder; set" in done.stderr
+    (told,) = look_at_store()
+    assert (told.name, told.status) == ("folder", "fail")
+    assert openllm.LLM("demo").name == "demo"  # Which needs no store.
+    assert list(elsewhere.iterdir()) == []
+    monkeypatch.setenv("BENTOML_HOME", str(elsewhere))
+    assert home() == elsewhere
+
+
 def test_without_it_everything_stays() -> None:
     before = os.environ["BENTOML_HOME"]
     assert read() == "None"
@@ -78,6 +100,7 @@ def test_without_it_everything_stays() -> None:
     [
         ("", "--models-dir '': it is empty; give a folder or leave the option out"),
         (str(GGUF), "this is a file; give the path of a folder"),
+        ("~no-such-user/x", "there is no such home folder; give the path from / on"),
         (3, "--models-dir 3 must be text, in quotes"),
     ],
 )
@@ -172,7 +195,7 @@ def test_the_commands_of_the_store_take_it(tmp_path: Path, flags: tuple[str, ...
     os.environ["BENTOML_HOME"] = str(tmp_path / "store")
     given = [each.format(tmp_path / "full") for each in flags]
     for command in (["list"], ["show", tag], ["verify", tag], ["rm", "-y", tag]):
-        assert CliRunner().invoke(main, command).exit_code == (0 if command == ["list"] else 1)
+        assert CliRunner().invoke(main, command).exit_code == (0 if command == ["list"] else 2)
         done = CliRunner().invoke(main, [*command, *given])
         assert done.exit_code == 0, done.stderr
         assert tag.partition(":")[0] in done.stdout + done.stderr

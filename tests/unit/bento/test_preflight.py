@@ -187,7 +187,7 @@ def test_the_first_card_is_vllms_as_openllm_fit_has_it(
     with pytest.raises(OutOfMemoryError, match=r"1\.0 MiB are free"):
         check_memory([(model, LoadOptions())])
     check_memory([(model, LoadOptions(engine_arg=("tensor_parallel_size=2",)))])
-    with pytest.raises(ConfigurationError, match="'cuda:2' is not on this machine"):
+    with pytest.raises(ConfigurationError, match=r"device gpu:2 \(cuda:2\) is not on"):
         check_memory([(model, LoadOptions(device="gpu:2"))])
 
 

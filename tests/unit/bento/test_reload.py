@@ -51,7 +51,7 @@ class Server:
 
     def read(self) -> Configuration:
         self.reads += 1
-        assert self.held.wait(10)
+        assert self.held.wait(60)
         return read_configuration(None, {}, {}, file=str(self.file))
 
     def apply(self, settings: ServerSettings, _: DownloadOptions) -> None:
@@ -96,7 +96,7 @@ async def told(caplog: pytest.LogCaptureFixture, count: int = 1) -> list[str]:
             each.name == "openllm" and ("configuration" in each.msg) for each in caplog.records
         )
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(30):
         while ends() < count:  # noqa: ASYNC110 - there is no event to wait for
             await asyncio.sleep(0.01)
     return [f"{each.levelname} {each.getMessage()}" for each in caplog.records]
@@ -154,7 +154,7 @@ async def test_asked_at_work_it_begins_once_more(
     async with reloading(server) as reload:
         server.held.clear()
         reload.ask()
-        with anyio.fail_after(10):
+        with anyio.fail_after(30):
             while not server.reads:  # noqa: ASYNC110 - there is no event to wait for
                 await asyncio.sleep(0.01)
         for _ in range(5):
@@ -298,7 +298,7 @@ async def test_a_download_ends_with_the_server(
 
     def download(_: object, on_progress: object, cancelled: threading.Event) -> None:
         begun.set()
-        if cancelled.wait(10):
+        if cancelled.wait(60):
             ended.set()
 
     monkeypatch.setattr("openllm.bento.reload.fetch", download)
@@ -320,7 +320,7 @@ async def test_a_download_does_not_keep_from_reading_again(
     ) -> tuple[LocalModel, ...]:
         if not begun.is_set():
             begun.set()
-            assert cancelled.wait(10)
+            assert cancelled.wait(60)
             ended.set()
             raise ModelFetchError("it was cancelled")
         return ()

@@ -55,6 +55,24 @@ def test_each_model_has_its_own(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("revision: v2\nmodels: {name: {model: org/name, revision: v1}, two: org/two}")
     assert texts(None, file) == both
+    for each in ("name:v1,two:v2", "[name:v1, v2]", '["name:v1,two:v2"]'):
+        file.write_text(f"revision: {each}\nmodels: {{name: org/name, two: org/two}}")
+        assert texts(None, file) == both
+    environ = {"OPEN_LLM_REVISION": "name:v1,v2"}
+    entries = read_configuration("org/name,org/two", {}, environ).entries
+    assert [entry.text for entry in entries] == both
+
+
+def test_one_for_a_model_of_the_file_that_is_not_started(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("revision: two:v2\nmodels: {name: org/name, two: org/two}")
+    assert texts("name", file) == ["name=org/name"]
+    file.write_text("revision: tow:v2\nmodels: {name: org/name, two: org/two}")
+    with pytest.raises(ConfigurationError, match="line 1: revision tow:v2: no model 'tow' is"):
+        texts(None, file)
+    file.write_text("revision: two:v2\nmodels: {two: {model: org/two, revision: v1}}")
+    with pytest.raises(ConfigurationError, match="set the same option; leave one out"):
+        texts(None, file)
 
 
 def test_one_for_all_passes_over_models_that_have_none() -> None:
@@ -73,6 +91,7 @@ def test_one_for_all_passes_over_models_that_have_none() -> None:
         ("org/name@v2", "v1", "'org/name@v2' names a revision itself; leave one of the two out"),
         ("org/name", "../x", "'../x' is no branch, tag or commit; correct it"),
         ("org/name", "a@b", "'a@b' is no branch, tag or commit; correct it"),
+        ("org/name", "name:a:b", "'a:b' is no branch, tag or commit; correct it"),
         ("org/name", "nobody:v1", "--revision nobody:v1: no model 'nobody' is started here"),
         ("org/name", "", "--revision '' must be text that is not empty"),
     ],

@@ -12,22 +12,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bentoml.exceptions import BadInput
+from bentoml.exceptions import BadInput, RemoteException
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 
 import openllm
-from openllm.bento.runner_handles import Failed, Item, _failed, _line, _lines
+from openllm.bento.runner_handles import Item, _line, _lines, error_of, failure_of
 from openllm.bento.runners import get_family_runner, get_runner
 from openllm.errors import (
     ConfigurationError,
     ContextLengthError,
     EngineCrashedError,
+    EngineUnavailableError,
     InvalidRequestError,
 )
 from openllm.llm.output import CompletionChunk, GenerationOutput
+from openllm.runner.wire import Failure
 from tests.unit.bento.models import (
     JSON,
     Runnable,
@@ -38,6 +40,7 @@ from tests.unit.bento.models import (
     script,
     service,
 )
+from tests.waiting import until
 
 SAID = {"default": {"reply": "You said {user}."}}
 
@@ -82,17 +85,35 @@ def test_mistakes_are_told_before_anything_is_loaded() -> None:
 
 @pytest.mark.anyio
 async def test_calls_run_at_the_same_time(tmp_path: Path) -> None:
-    slow = {"tokens_per_second": 100, "default": {"reply": "a ", "repeat": 100}}
+    slow = {"tokens_per_second": 100, "default": {"reply": "a ", "repeat": 4000}}
     runner = get_runner(script(tmp_path, "slow", **slow), embedded=True)
-    calls = [asyncio.create_task(runner.chat.async_run("hi", max_tokens=60)) for _ in range(3)]
+    calls = [asyncio.create_task(runner.chat.async_run("hi")) for _ in range(3)]
     llm = runner.runnable_init_params["llm"]
-    most = 0
-    while not all(call.done() for call in calls):
-        await asyncio.sleep(0.01)
-        if llm._engine.loaded:
-            engine = await llm._engine.bridge().call(llm._engine.get())
-            most = max(most, engine.engine.running)
-    assert most == 3  # BentoML's own handle would run one after the other.
+    await llm.load()
+    await until(lambda: llm.model.running == 3)  # BentoML's own handle would run one by one.
+    await llm.close()
+    await asyncio.wait(calls)
+    assert {type(call.exception()) for call in calls} == {EngineUnavailableError}
+
+
+@pytest.mark.anyio
+@pytest.mark.spec("S1-36")
+async def test_leaving_a_call_ends_its_work(tmp_path: Path) -> None:
+    slow = {"tokens_per_second": 20, "default": {"reply": "a ", "repeat": 4000}}
+    runner = get_runner(script(tmp_path, "slow", **slow), embedded=True)
+    llm = runner.runnable_init_params["llm"]
+    loading = asyncio.create_task(runner.chat.async_run("hi"))
+    await asyncio.sleep(0)
+    loading.cancel()
+    calls = [asyncio.create_task(runner.chat.async_run("hi")) for _ in range(2)]
+    await until(lambda: llm.model.running == 2)
+    calls[0].cancel()
+    await asyncio.wait([loading, calls[0]])
+    await until(lambda: llm.model.running == 1)
+    assert not calls[1].done()
+    await llm.close()
+    with pytest.raises(EngineUnavailableError):
+        await calls[1]
 
 
 @pytest.mark.anyio
@@ -206,6 +227,31 @@ def test_the_configuration_file_means_a_runner_by_the_models_name(
     assert json.loads(done.stdout) == [{"cpu": 1}, "1", 1, 2, None, None]
 
 
+def test_a_service_of_the_current_kind_leaves_runners_their_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "bentoml.yaml"
+    file.write_text("version: 1\nrunners:\n  demo: {resources: {cpu: 1}}\n")
+    code = (
+        "from openllm.bento.edge import Front, create_app\n"
+        "from openllm.config.server import ServerSettings\n"
+        "from openllm.fleet import Fleet\n"
+        "from openllm.models.locate import find_local\n"
+        "from openllm.models.ref import parse_ref\n"
+        "create_app(Front(Fleet([find_local(parse_ref('demo'))]), ServerSettings()))\n"
+        "from open_llm_server import get_runner\n"
+        "print(get_runner('demo').resource_config)\n"
+        "from bentoml._internal.configuration.containers import BentoMLContainer\n"
+        "print('openllm' in BentoMLContainer.config.services.get())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "BENTOML_CONFIG": str(file)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("{'cpu': 1}\nTrue\n", 0), done.stderr
+
+
 def test_it_warns_of_nothing() -> None:
     code = "from open_llm_server import get_runner; get_runner('demo')"
     command = [sys.executable, "-W", "error", "-c", code]
@@ -233,11 +279,24 @@ async def test_items_survive_however_a_stream_is_cut(size: int) -> None:
 
 def test_an_error_keeps_its_meaning_between_processes() -> None:
     error = ContextLengthError("too long", param="prompt")
-    there = _failed(error)
-    assert there == Failed("ContextLengthError", "too long", "prompt", "context_length_exceeded")
-    back = there.error()
+    there = failure_of(error)
+    assert there == Failure("ContextLengthError", "too long", "prompt", "context_length_exceeded")
+    back = error_of(there)
     assert type(back) is ContextLengthError
     assert (back.message, back.param, back.code) == (error.message, error.param, error.code)
+
+
+@pytest.mark.parametrize(
+    ("error", "there"),
+    [
+        (TypeError("no argument"), TypeError("no argument")),
+        (UnicodeError("broken"), ValueError("UnicodeError: broken")),
+        (KeyError("x"), RemoteException("KeyError: 'x'")),
+    ],
+)
+def test_errors_of_others_keep_their_words(error: Exception, there: Exception) -> None:
+    back = error_of(failure_of(error))
+    assert (type(back), str(back)) == (type(there), str(there))
 
 
 @pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncGenerator
 
@@ -11,18 +12,31 @@ from openllm.types import CompletionChunk, GenerateRequest, LocalModel
 
 
 class RecordingEngine(ScriptedEngine):
-    """The scripted engine; `starts` counts the loads of all engines since it was emptied."""
+    """The scripted engine.
+
+    Attributes:
+        starts: The loads of all engines since it was emptied.
+        held: Whether loads wait.
+        free: Set unless engines wait where they are made.
+    """
 
     starts: list[str] = []  # noqa: RUF012
+    held = False
+    free = threading.Event()
+    free.set()
 
     def __init__(self, model: LocalModel, options: LoadOptions) -> None:
         super().__init__(model, options)
+        if not self.free.wait(60):
+            raise TimeoutError
         self.requests: list[GenerateRequest] = []
         self.threads: set[str] = set()
         self.closed = False
 
     async def start(self) -> None:
         self.starts.append(self._model.name)
+        while self.held:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
         await super().start()
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:

@@ -7,11 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 import openllm
 from openllm.config.model import LoadOptions
 from openllm.engines import vllm_presence
-from openllm.errors import ConfigurationError, EngineNotInstalledError
+from openllm.errors import ConfigurationError, EngineNotInstalledError, ModelFileError
 from openllm.llm import choice
 from openllm.llm.choice import choose_engine
 from openllm.types import LocalModel, ModelFormat
@@ -74,7 +75,10 @@ def test_a_missing_engine_says_what_to_install(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(vllm_presence, "find_spec", lambda name: None)
     with pytest.raises(EngineNotInstalledError, match=r"pip install 'open-llm-server\[torch\]'"):
         choose_engine(folder(), LoadOptions())
-    with pytest.raises(EngineNotInstalledError, match="pip install 'vllm'"):
+    with pytest.raises(
+        EngineNotInstalledError,
+        match=r"pip install 'vllm', or on a machine without a GPU what docs/engines\.md says",
+    ):
         choose_engine(folder(), LoadOptions(backend="vllm"))
 
 
@@ -100,3 +104,46 @@ def test_an_architecture_of_the_past_names_the_version_that_knew_it(
     (copy / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}))
     with pytest.raises(ConfigurationError, match=said):
         choose_engine(folder(copy), LoadOptions(backend=backend))
+
+
+@pytest.mark.parametrize("backend", ["torch", "vllm"])
+def test_a_folder_without_a_tokenizer_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backend: str
+) -> None:
+    monkeypatch.setattr(choice, "unfit", lambda architecture: None)
+    copy = Path(shutil.copytree(DEMO / "safetensors", tmp_path / "m"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (copy / name).unlink()
+    (copy / "special_tokens_map.json").write_text("{}")
+    options = LoadOptions(backend=backend)
+    says = r"m/tokenizer\.json does not exist, nor .*tokenizer_config\.json, .* --tokenizer"
+    with pytest.raises(ModelFileError, match=says):
+        choose_engine(folder(copy), options)
+    choose_engine(replace(folder(copy), tokenizer=folder()), options)
+    (copy / "own.py").touch()
+    with pytest.raises(ModelFileError, match=says):
+        choose_engine(folder(copy), options)
+    choose_engine(folder(copy), LoadOptions(backend=backend, trust_remote_code=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "spiece.model", "vocab.txt",
+        "qwen.tiktoken", "tekken.json", "sentencepiece.bpe.model", "source.spm", "merges.txt",
+        "tokenizer.model.v3",
+    ],
+)  # fmt: skip
+def test_what_may_be_a_tokenizer_is_left_to_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr(choice, "unfit", lambda architecture: "no")
+    copy = Path(shutil.copytree(DEMO / "safetensors", tmp_path / "m"))
+    for each in ("tokenizer.json", "tokenizer_config.json"):
+        (copy / each).unlink()
+    (copy / name).write_text("{}")
+    assert choose_engine(folder(copy), LoadOptions()).name == "torch"
+    (copy / name).unlink()
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"tokenizer_class": "ByT5Tokenizer"}))
+    assert choose_engine(folder(copy), LoadOptions()).name == "torch"

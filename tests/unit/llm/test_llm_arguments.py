@@ -186,6 +186,7 @@ async def test_messages_go_through_the_template(make_llm: MakeLLM) -> None:
         ({"prompt": "a", "messages": HI}, "exclude each other"),
         ({"messages": []}, "messages is empty"),
         ({"messages": [{"role": "user"}]}, "missing required field `content`"),
+        ({"messages": [{"role": "wizard", "content": "a"}]}, "invalid enum value 'wizard'"),
         (
             {"messages": [{"role": "user", "content": "a", "name": "b", "x": 1}]},
             "unknown field `x`",
@@ -196,8 +197,11 @@ async def test_messages_go_through_the_template(make_llm: MakeLLM) -> None:
         ({"prompt": "a", "max_new_tokens": 0}, "max_new_tokens=0 must be .* at least 1"),
         ({"prompt": "a", "max_tokens": -1}, "max_new_tokens=-1"),
         ({"prompt": "a", "n": True}, "n=True has the wrong type"),
-        ({"prompt": "a", "logit_bias": {5: "x"}}, "logit_bias"),
+        ({"prompt": "a", "logit_bias": {5: "x"}}, "logit_bias={5: 'x'}"),
+        ({"prompt": "a", "logit_bias": {"x": 5}}, "logit_bias={'x': 5} .* expected `int`"),
         ({"prompt": "a", "stop_token_ids": ["x"]}, "stop_token_ids"),
+        ({"prompt": "a", "stop_token_ids": 5}, "stop_token_ids=5 .* expected `array`"),
+        ({"prompt": "a", "stop_token_ids": "12"}, "stop_token_ids='12' .* expected `array`"),
         ({"prompt": "a", "stream_interval": 0}, "stream_interval=0"),
         ({"prompt": "a", "context_length": -5}, "context_length=-5"),
         ({"prompt": "a", "temperature": -1.0}, "temperature"),
@@ -228,13 +232,17 @@ async def test_an_unknown_name_is_refused_with_a_suggestion(make_llm: MakeLLM) -
         llm.sync_generate("hi", max_tokens=1, max_new_tokens=2)
     with pytest.raises(TypeError, match="prompt is 5"):
         llm.sync_generate(5)  # type: ignore[arg-type]
+    texts: Any
+    for texts in (5, None, ["a", 5], b"a"):
+        with pytest.raises(TypeError, match=r"texts is .*; give a string or a list of strings"):
+            llm.sync_embed(texts)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"temperature": 2.0}, r"^temperature 2\.0 must be a number from 0 to 1$"),
-        ({"threads": "many"}, "^threads 'many' must be a whole number, 1 or more$"),
+        ({"threads": "many"}, "^threads 'many' must be a whole number from 1 to 1024$"),
         ({"max_new_tokens": 0}, "^max_tokens 0 must be a whole number, 1 or more$"),
         ({"max_tokens": 0, "threads": True}, "(?s)2 settings are wrong:.*threads.*max_tokens"),
         ({"backend": "magic"}, "no backend 'magic'"),
@@ -242,6 +250,7 @@ async def test_an_unknown_name_is_refused_with_a_suggestion(make_llm: MakeLLM) -
         ({"model_tag": "a:b", "model_name": "c"}, "excludes model_name"),
         ({"model_name": "Not A Tag"}, "model_name is 'Not A Tag'"),
         ({"model_version": "ü"}, "model_version is 'ü'"),
+        ({"model_name": 5}, "model_name is 5; use at most 63"),
     ],
 )
 def test_a_wrong_setting_is_refused_before_anything_loads(
@@ -254,6 +263,13 @@ def test_a_wrong_setting_is_refused_before_anything_loads(
 def test_an_unknown_model_is_refused_with_what_is_known() -> None:
     with pytest.raises(ConfigurationError, match="demo"):
         openllm.LLM("dmeo")
+    wrong: Any
+    for wrong in (5, None, b"demo"):
+        with pytest.raises(TypeError, match=r"model_id is .*; give a model's name"):
+            openllm.LLM(wrong)
+    wrong = {"hub_token": "secret"}
+    with pytest.raises(TypeError, match=r"download is a dict; give .*DownloadOptions$"):
+        openllm.LLM("demo", download=wrong)
 
 
 @pytest.mark.anyio

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import signal
 import subprocess
 import sys
 import threading
-import time
 import tracemalloc
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
@@ -18,9 +18,13 @@ from pathlib import Path
 import pytest
 
 import openllm
-from openllm.llm import bridge as bridges
 from openllm.llm.bridge import the_bridge
+from openllm.llm.chat_engine import LONG_TEXT
+from openllm.llm.crossing import MOST_WAITING
+from openllm.prompts import ChatTemplate, Segment
+from openllm.types import Message
 from tests.unit.llm.conftest import MakeLLM
+from tests.waiting import happens
 
 ENDLESS = {
     "context_length": 10**6,
@@ -34,14 +38,9 @@ def echoed(text: str) -> str:
     return f"You said {text}, {text} and {text}."
 
 
-def idle_within(llm: openllm.LLM, seconds: float) -> bool:
-    """Whether the engine stops working within so many seconds."""
-    end = time.monotonic() + seconds
-    while llm.model.running + llm.model.waiting:
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.005)
-    return True
+def becomes_idle(llm: openllm.LLM) -> bool:
+    """Whether the engine stops working, long before it would by itself."""
+    return happens(lambda: not llm.model.running + llm.model.waiting)
 
 
 def interrupting(seconds: float) -> threading.Timer:
@@ -93,7 +92,7 @@ def test_eight_threads_share_the_batch(make_llm: MakeLLM) -> None:
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(ask, range(64)))
     assert busiest > 1
-    assert idle_within(llm, 0.2)
+    assert becomes_idle(llm)
 
 
 @pytest.mark.anyio
@@ -102,13 +101,11 @@ async def test_the_callers_loop_turns_while_tokens_are_made(make_llm: MakeLLM) -
     llm = make_llm(ENDLESS)  # B14
     await llm.load()
     answers = asyncio.gather(*(llm.generate("hi", max_new_tokens=100) for _ in range(4)))
-    gaps = []
+    turns = 0
     while not answers.done():
-        before = time.monotonic()
         await asyncio.sleep(0.001)
-        gaps.append(time.monotonic() - before)
-    assert len(gaps) > 20
-    assert sorted(gaps)[len(gaps) // 2] < 0.05
+        turns += 1
+    assert turns > 20
 
 
 @pytest.mark.anyio
@@ -147,7 +144,7 @@ async def test_leaving_a_stream_ends_its_work(make_llm: MakeLLM, how: str) -> No
         await asyncio.wait([task])
         if how == "error":
             assert isinstance(task.exception(), ZeroDivisionError)
-    assert idle_within(llm, 0.2)
+    assert becomes_idle(llm)
 
 
 @pytest.mark.spec("S1-36")
@@ -167,12 +164,12 @@ def test_leaving_a_sync_stream_ends_its_work(make_llm: MakeLLM, how: str) -> Non
         del stream
     else:
         timer = interrupting(0.1)
-        timer.start()
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            timer.start()  # Not before: it ends the tests that do not expect it.
             for _ in stream:
                 pass
         timer.join()
-    assert idle_within(llm, 0.2)
+    assert becomes_idle(llm)
 
 
 @pytest.mark.spec("S1-36")
@@ -180,11 +177,11 @@ def test_an_interrupted_sync_call_ends_its_work(make_llm: MakeLLM) -> None:
     llm = make_llm(ENDLESS)
     _ = llm.model
     timer = interrupting(0.2)
-    timer.start()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+        timer.start()
         llm.sync_generate("hi")
     timer.join()
-    assert idle_within(llm, 0.2)
+    assert becomes_idle(llm)
 
 
 @pytest.mark.spec("S1-36")
@@ -214,15 +211,34 @@ def test_nothing_is_left_of_hundreds_of_requests(make_llm: MakeLLM) -> None:
     tracemalloc.start()
     try:
         asyncio.run(some(200))
-        assert idle_within(llm, 1)
+        assert becomes_idle(llm)
         before = used()
         for _ in range(3):
             asyncio.run(some(200))
-        assert idle_within(llm, 1)
+        assert becomes_idle(llm)
         assert used() - before < 200_000
     finally:
         tracemalloc.stop()
-    assert not bridge._tasks
+    assert happens(lambda: not bridge._tasks)
+
+
+@pytest.mark.anyio
+@pytest.mark.spec("S1-37")
+async def test_long_conversations_are_rendered_out_of_the_loops_way(
+    make_llm: MakeLLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def render(self: ChatTemplate, messages: Sequence[Message]) -> tuple[Segment, ...]:
+        threads.append(threading.current_thread().name)
+        return plainly(self, messages)
+
+    plainly = ChatTemplate.render
+    monkeypatch.setattr(ChatTemplate, "render", render)
+    llm = make_llm({"context_length": 10**6, "default": {"reply": "{user}"}})
+    for text in ("a", "a" * (LONG_TEXT + 1)):
+        await llm.generate(messages=[{"role": "user", "content": text}], max_new_tokens=1)
+    assert threads[0] == "openllm" != threads[1]
 
 
 @pytest.mark.anyio
@@ -242,7 +258,7 @@ async def test_a_reader_that_lags_holds_the_stream_back() -> None:
 
     async def count() -> AsyncGenerator[int, None]:
         nonlocal made
-        for number in range(10 * bridges.MOST_WAITING):
+        for number in range(10 * MOST_WAITING):
             made = number
             yield number
             await asyncio.sleep(0)
@@ -250,8 +266,8 @@ async def test_a_reader_that_lags_holds_the_stream_back() -> None:
     async with aclosing(the_bridge().stream(count())) as stream:
         assert await anext(stream) == 0
         await asyncio.sleep(0.2)
-        assert made < 3 * bridges.MOST_WAITING
-        assert [number async for number in stream] == list(range(1, 10 * bridges.MOST_WAITING))
+        assert made < 3 * MOST_WAITING
+        assert [number async for number in stream] == list(range(1, 10 * MOST_WAITING))
 
 
 @pytest.mark.anyio
@@ -300,7 +316,7 @@ def test_a_script_ends_when_it_is_done(tmp_path: Path, name: str, model: str) ->
     path.write_text(slow)
     source = SCRIPT % ENDS[name]
     command = [sys.executable, "-W", "error", "-c", source, "demo" if model == "demo" else path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "end\n")
 
 
@@ -317,7 +333,7 @@ def test_an_abandoned_stream_does_not_hold_up_threads_at_the_exit(tmp_path: Path
         "pool = ThreadPoolExecutor(); pool.submit(wait)\n"
     )
     command = [sys.executable, "-W", "error", "-c", source, path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "end\n0\n")
 
 
@@ -340,7 +356,7 @@ llm = openllm.LLM(sys.argv[1])
 llm.sync_generate("hi")
 """
     command = [sys.executable, "-W", "error", "-c", source, path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     said = "closed\nthe end of what loading started\n"
     assert (done.returncode, done.stderr, done.stdout) == (0, "", said)
 
@@ -356,13 +372,13 @@ def test_a_thread_goes_on_after_the_main_thread(tmp_path: Path) -> None:
         "threading.Thread(target=read).start(); begun.wait()\n"
     )
     command = [sys.executable, "-W", "error", "-c", source, path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "end\n41\n")
 
 
 def test_a_reader_whose_loop_is_gone_ends_its_work(tmp_path: Path) -> None:
     path = tmp_path / "slow.script.json"
-    path.write_text('{"tokens_per_second": 200, "default": {"reply": "a ", "repeat": 2000}}')
+    path.write_text(json.dumps(ENDLESS))
     source = SCRIPT % (
         "import asyncio, time\n"
         "loop = asyncio.new_event_loop()\n"
@@ -371,9 +387,10 @@ def test_a_reader_whose_loop_is_gone_ends_its_work(tmp_path: Path) -> None:
         "waiting = loop.create_task(anext(stream))\n"
         "loop.run_until_complete(asyncio.sleep(0))\n"
         "loop.close()\n"
-        "time.sleep(0.5)\n"
+        "end = time.monotonic() + 20\n"
+        "while llm.model.running and time.monotonic() < end: time.sleep(0.01)\n"
         "print(llm.model.running)\n"
     )
     command = [sys.executable, "-c", source, path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (0, "0\nend\n")

@@ -11,7 +11,9 @@ from typing import Any
 import pytest
 
 import openllm
+from openllm.llm.bridge import the_bridge
 from openllm.types import Usage
+from tests.waiting import until
 
 STORY = "Once upon a time"
 
@@ -35,7 +37,7 @@ async def usage(llm: openllm.LLM, output: openllm.GenerationOutput) -> Usage:
         async with aclosing(engine.generate(request)) as chunks:
             return [chunk.usage async for chunk in chunks][-1]
 
-    found = await llm._engine.bridge().call(count())
+    found = await the_bridge().call(count())
     assert found is not None
     return found
 
@@ -119,11 +121,7 @@ async def test_requests_share_the_engine_and_leave_nothing(llm: openllm.LLM) -> 
                     break
 
     await asyncio.gather(*map(ask, range(24)))
-    for _ in range(100):
-        if not llm.model.active:
-            break
-        await asyncio.sleep(0.01)
-    assert llm.model.active == 0
+    await until(lambda: not llm.model.active)
 
 
 @pytest.mark.anyio

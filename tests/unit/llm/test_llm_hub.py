@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,12 +14,18 @@ from msgspec.structs import replace
 
 import openllm
 from openllm.config.download import DownloadOptions
-from openllm.errors import ConfigurationError, EngineNotInstalledError, ModelNotFoundError
+from openllm.errors import (
+    ConfigurationError,
+    EngineNotInstalledError,
+    EngineUnavailableError,
+    ModelNotFoundError,
+)
 from openllm.llm.fetching import local_model, parse_list
 from openllm.models.registry import Registry
 from openllm.models.store import find_tag, stored
 from openllm.types import LocalModel
 from tests.hub_server import HubServer
+from tests.waiting import until, wait_until
 
 DEMO = Path(openllm.__file__).parent / "demo"
 GGUF = (DEMO / "demo-q8_0.gguf").read_bytes()
@@ -89,7 +98,6 @@ def test_a_url_is_stored_under_its_files_name(hub: HubServer) -> None:
 
 
 def renamed(model: LocalModel, name: str) -> LocalModel:
-
     return replace(model, name=name)
 
 
@@ -164,3 +172,57 @@ def test_offline_nothing_is_asked(hub: HubServer) -> None:
     assert llm.sync_generate("Once").finished
     llm.sync_close()
     assert hub.requests == []
+
+
+LEAVING = {
+    "Ctrl-C": "llm.sync_generate('hi')",
+    "cancelled": """
+async def leave():
+    task = asyncio.create_task(llm.generate('hi'))
+    await asyncio.to_thread(sys.stdin.readline)
+    task.cancel()
+    await asyncio.wait([task])
+asyncio.run(leave())
+""",
+}
+
+
+@pytest.mark.parametrize("how", LEAVING)
+def test_a_script_that_is_done_does_not_wait_for_a_download(hub: HubServer, how: str) -> None:
+    hub.faults.stall_after = 1 << 16
+    source = f"import asyncio, sys, openllm\nllm = openllm.LLM('Org/Tiny')\n{LEAVING[how]}"
+    command = [sys.executable, "-c", source]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stderr=pipe, text=True) as script:
+        try:
+            wait_until(lambda: hub.body_bytes, 60)
+            if how == "Ctrl-C":
+                script.send_signal(signal.SIGINT)
+            _, told = script.communicate("\n", timeout=30)
+        finally:
+            script.kill()
+            hub.faults.clear()
+    if how == "Ctrl-C":
+        assert told.endswith("KeyboardInterrupt\n")
+        assert script.returncode == -signal.SIGINT
+    else:
+        assert (told, script.returncode) == ("", 0)
+
+
+@pytest.mark.anyio
+async def test_closing_ends_a_download_and_tells_who_waited(hub: HubServer) -> None:
+    hub.faults.stall_after = 1 << 16
+    llm = openllm.LLM("Org/Tiny", max_new_tokens=1)
+    try:
+        other = asyncio.create_task(asyncio.to_thread(llm.sync_generate, "hi"))
+        await until(lambda: hub.body_bytes)
+        answer = asyncio.create_task(llm.generate("hi"))
+        await asyncio.sleep(0)
+        await llm.close()
+        for each in (answer, other):
+            with pytest.raises(EngineUnavailableError, match="'Tiny' was closed while it was"):
+                await each
+    finally:
+        hub.faults.clear()
+    assert (await llm.generate("hi")).finished
+    await llm.close()

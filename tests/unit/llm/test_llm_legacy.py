@@ -13,6 +13,7 @@ import pytest
 
 import openllm
 import openllm.llm.source
+from openllm.config.download import DownloadOptions
 from openllm.config.model import LoadOptions
 from openllm.errors import ConfigurationError, EngineNotInstalledError, UnsupportedError
 from openllm.llm.choice import EngineChoice
@@ -39,6 +40,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     return backends
 
 
+@pytest.mark.spec("S1-06")
 def test_auto_classes_make_an_llm(path: str, asked: list[str | None]) -> None:
     llm = openllm.AutoLLM.for_model("llama", model_id=path, max_new_tokens=2)
     assert isinstance(llm, openllm.LLM)
@@ -69,14 +71,20 @@ def test_a_backend_that_is_missing_is_named(tmp_path: Path) -> None:
         openllm.AutoVLLM.for_model("llama", model_id="demo")
 
 
+@pytest.mark.spec("S1-06")
 def test_ensure_available_checks_the_files(tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.gguf"
     damaged.write_bytes(b"GGUF")
     assert openllm.AutoLLM.for_model("llama", damaged).name == "damaged"
     with pytest.raises(ConfigurationError, match=r"damaged\.gguf"):
         openllm.AutoLLM.for_model("llama", damaged, ensure_available=True)
+    offline = DownloadOptions(offline=True)
+    assert openllm.AutoLLM.for_model("llama", "org/name", download=offline).name == "name"
+    with pytest.raises(ConfigurationError, match="openllm pull org/name"):
+        openllm.AutoLLM.for_model("llama", "org/name", ensure_available=True, download=offline)
 
 
+@pytest.mark.spec("S1-06")
 @pytest.mark.parametrize(
     "name", ["AutoTFLLM", "AutoFlaxLLM", "TFLlama", "FlaxLlama", "TFFlanT5", "FlaxFlanT5"]
 )
@@ -96,7 +104,7 @@ def test_from_pretrained_takes_transformers_arguments(path: str, asked: list[str
         "device_map": "auto",
         "low_cpu_mem_usage": True,
         "use_safetensors": True,
-        "local_files_only": True,
+        "local_files_only": False,
         "trust_remote_code": False,
     }
     llm = openllm.LLM.from_pretrained(path, **options)
@@ -112,6 +120,27 @@ def test_from_pretrained_takes_transformers_arguments(path: str, asked: list[str
         openllm.LLM.from_pretrained(path, use_safetensors=False)
 
 
+@pytest.mark.spec("S1-07")
+def test_from_pretrained_downloads_as_transformers_does(path: str) -> None:
+    options = {"revision": "v1", "token": "secret", "local_files_only": True}
+    source = openllm.LLM.from_pretrained("org/name", **options)._source
+    assert source._download == DownloadOptions(revision="v1", hub_token="secret", offline=True)
+    assert str(source._ref) == "name=org/name@v1"
+    with pytest.raises(ConfigurationError, match="openllm pull org/name"):
+        openllm.LLM.from_pretrained("org/name", local_files_only=True).sync_generate("hi")
+    assert (
+        openllm.LLM.from_pretrained("org/name", token=True)._source._download == DownloadOptions()
+    )
+    with pytest.raises(ConfigurationError, match="on this machine and has no revisions"):
+        openllm.LLM.from_pretrained(path, revision="v1")
+    with pytest.raises(ConfigurationError) as told:
+        openllm.LLM.from_pretrained("org/name", token="a secret", revision="")
+    assert "2 settings are wrong" in told.value.message
+    assert "secret" not in told.value.message
+    with pytest.raises(TypeError, match="download and revision are both given"):
+        openllm.LLM.from_pretrained("org/name", revision="v1", download=DownloadOptions())
+
+
 @pytest.mark.anyio
 @pytest.mark.spec("S1-08")
 async def test_the_old_runner_streams(path: str) -> None:
@@ -120,6 +149,11 @@ async def test_the_old_runner_streams(path: str) -> None:
     for method in (runner.generate_iterator, runner.vllm_generate_iterator):
         found = [each async for each in method.async_stream("hi", max_new_tokens=2)]
         assert [each.outputs[0].text for each in found] == ["one", "one two"]
+
+
+def test_older_classes_are_not_built() -> None:
+    with pytest.raises(TypeError, match=r"openllm\.AutoLLM is not built directly; use openllm"):
+        openllm.AutoLLM("demo")
 
 
 def test_every_family_has_its_classes() -> None:

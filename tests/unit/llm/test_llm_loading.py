@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
 import logging
-import multiprocessing
+import pickle
+import subprocess
+import sys
 import threading
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,8 +22,19 @@ from openllm.engines.scripted_engine import ScriptedEngine
 from openllm.errors import EngineStartError, EngineUnavailableError, OutOfMemoryError
 from tests.unit.llm.conftest import MakeLLM
 from tests.unit.llm.recording import RecordingEngine
+from tests.waiting import until, wait_until
 
-SLOW = {"load_seconds": 0.1, "default": {"reply": "hi"}}
+SLOW = {"load_seconds": 0.5, "default": {"reply": "hi"}}
+
+
+@contextmanager
+def held_loads() -> Iterator[None]:
+    """Let no load come to its end before the context's does."""
+    RecordingEngine.held = True
+    try:
+        yield
+    finally:
+        RecordingEngine.held = False
 
 
 @pytest.mark.spec("S1-05", "S1-04")
@@ -64,12 +80,14 @@ async def test_all_who_come_at_once_share_one_load(make_llm: MakeLLM) -> None:
 
 @pytest.mark.anyio
 async def test_one_who_leaves_does_not_stop_the_load(make_llm: MakeLLM) -> None:
-    llm = make_llm(SLOW)
-    leaver = asyncio.create_task(llm.load())
-    await asyncio.sleep(0.02)
-    stayer = asyncio.create_task(llm.generate("hi"))
-    await asyncio.sleep(0.02)
-    leaver.cancel()
+    llm = make_llm()
+    with held_loads():
+        leaver = asyncio.create_task(llm.load())
+        await until(lambda: RecordingEngine.starts)
+        stayer = asyncio.create_task(llm.generate("hi"))
+        await asyncio.sleep(0)
+        leaver.cancel()
+        await asyncio.wait([leaver])
     assert (await stayer).finished
     assert leaver.cancelled()
     assert len(RecordingEngine.starts) == 1
@@ -77,13 +95,45 @@ async def test_one_who_leaves_does_not_stop_the_load(make_llm: MakeLLM) -> None:
 
 @pytest.mark.anyio
 async def test_loading_does_not_hold_up_the_callers_loop(make_llm: MakeLLM) -> None:
-    llm = make_llm(SLOW)
-    loading = asyncio.create_task(llm.load())
-    turns = 0
-    while not loading.done():
-        await asyncio.sleep(0.001)
-        turns += 1
-    assert turns > 10
+    llm = make_llm()
+    with held_loads():
+        loading = asyncio.create_task(llm.load())
+        await until(lambda: RecordingEngine.starts)
+        for _ in range(10):
+            await asyncio.sleep(0.001)
+        assert not loading.done()
+    await loading
+
+
+@pytest.mark.anyio
+@pytest.mark.spec("S1-37")
+async def test_another_model_answers_while_one_is_loaded(make_llm: MakeLLM) -> None:
+    ready, llm = make_llm(), make_llm()
+    await ready.load()
+    RecordingEngine.free.clear()  # As when its module, and PyTorch, are imported.
+    try:
+        loading = asyncio.create_task(llm.load())
+        assert (await ready.generate("hi")).finished
+        assert not loading.done()
+    finally:
+        RecordingEngine.free.set()
+    await loading
+
+
+@pytest.mark.anyio
+async def test_closing_tells_who_waits_for_the_load(make_llm: MakeLLM) -> None:
+    llm = make_llm()
+    with held_loads():
+        waiting = [asyncio.create_task(asyncio.to_thread(getattr, llm, "model"))]
+        await until(lambda: RecordingEngine.starts)
+        waiting.append(asyncio.create_task(llm.generate("hi")))
+        waiting.append(asyncio.create_task(anext(llm.generate_iterator("hi"))))
+        await asyncio.sleep(0)
+        await llm.close()
+        await asyncio.wait(waiting)
+    for each in waiting:
+        assert isinstance(each.exception(), EngineUnavailableError)
+    assert "'test0' was closed while it was being loaded" in str(waiting[0].exception())
 
 
 def test_after_a_failed_load_the_next_use_tries_again(
@@ -154,33 +204,56 @@ def test_an_llm_that_nobody_holds_frees_its_engine(make_llm: MakeLLM, tmp_path: 
     engine = llm.model
     del llm
     gc.collect()
-    end = time.monotonic() + 5
-    while not engine.closed and time.monotonic() < end:
-        time.sleep(0.01)
-    assert engine.closed
+    wait_until(lambda: engine.closed)
 
 
-def _in_a_fork(llm: openllm.LLM, path: str, answers: Any) -> None:
-    try:
-        llm.sync_generate("hi")
-    except EngineUnavailableError as error:
-        answers.put(error.message)
-    answers.put(openllm.LLM(path).sync_generate("hi").outputs[0].text)
-
-
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-def test_a_fork_is_told_to_load_its_own(make_llm: MakeLLM, tmp_path: Any) -> None:
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_it_cannot_be_pickled_or_copied(make_llm: MakeLLM, duplicate: Any) -> None:
     llm = make_llm()
-    llm.sync_generate("hi")
-    context: Any = multiprocessing.get_context("fork")
-    answers = context.SimpleQueue()
-    path = str(tmp_path / "test0.script.json")
-    child = context.Process(target=_in_a_fork, args=(llm, path, answers))
-    child.start()
-    child.join(30)
-    assert child.exitcode == 0
-    assert "build the LLM in the process that uses it" in answers.get()
-    assert answers.get() == "one two three four five"
+    with pytest.raises(TypeError, match=r"test0.* cannot be pickled or copied.* build the LLM"):
+        duplicate(llm)
+
+
+FORKING = """
+import gc, multiprocessing, sys, openllm
+from openllm.errors import EngineUnavailableError
+context = multiprocessing.get_context("fork")
+told = context.SimpleQueue()
+def ask(llm):
+    try:
+        told.put(llm.sync_generate("hi", max_new_tokens=1).outputs[0].text)
+    except EngineUnavailableError as error:
+        told.put(error.message)
+def child(work):
+    process = context.Process(target=work)
+    process.start()
+    print(told.get(), process.join(60), process.exitcode)
+llm = openllm.LLM(sys.argv[1])
+child(lambda: ask(llm))
+ask(llm)
+print(told.get())
+child(lambda: ask(llm))
+child(lambda: ask(openllm.LLM(sys.argv[1])))
+def drop():
+    global llm
+    del llm
+    gc.collect()
+    told.put("dropped")
+child(drop)
+"""
+
+
+def test_a_fork_uses_models_only_if_its_parent_had_not(tmp_path: Path) -> None:
+    path = tmp_path / "m.script.json"
+    path.write_text('{"default": {"reply": "one two"}}')
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    before, itself, after, own, dropped = done.stdout.splitlines()
+    assert (before, itself, dropped) == ("one None 0", "one", "dropped None 0")
+    for refused in (after, own):
+        assert "engines do not survive that; fork before the first use, or start" in refused
+        assert refused.endswith(" None 0")
 
 
 @pytest.mark.anyio

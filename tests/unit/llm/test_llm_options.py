@@ -8,7 +8,7 @@ import pytest
 
 import openllm
 from openllm.config.download import DownloadOptions
-from openllm.errors import ConfigurationError
+from openllm.errors import ConfigurationError, InvalidRequestError
 from openllm.models.registry import REGISTRY
 
 
@@ -45,3 +45,20 @@ def test_a_revision_is_of_the_hub() -> None:
     assert str(openllm.LLM("org/name", download=download)._source._ref) == "name=org/name@v1"
     with pytest.raises(ConfigurationError, match="'demo' is on this machine and has no revisions"):
         openllm.LLM("demo", download=download)
+
+
+def test_a_call_takes_the_names_that_an_llm_takes() -> None:
+    with openllm.LLM("demo", temperature=0, max_tokens=12) as llm:
+
+        def text(**options: Any) -> str:
+            return llm.sync_generate("The capital of France is", **options).outputs[0].text
+
+        whole = text()
+        assert "." in whole
+        assert text(stop_sequence=".") == text(stop=["."]) == whole.partition(".")[0]
+        assert text(max_model_len=64) == whole
+        with pytest.raises(InvalidRequestError, match="context_length=2000"):
+            text(max_model_len=2000)
+        for name, other in (("stop", "stop_sequence"), ("context_length", "max_model_len")):
+            with pytest.raises(TypeError, match=f"two values for .*give '{name}' or '{other}'"):
+                text(**{name: "1", other: "2"})

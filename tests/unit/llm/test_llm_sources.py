@@ -23,7 +23,9 @@ from openllm.llm.source import ModelSource
 from openllm.models.families import families
 from openllm.models.locate import find_local
 from openllm.models.ref import ModelRef, parse_ref
-from openllm.models.store import StoredFile, StoredModel, add, find_tag
+from openllm.models.store import StoredFile, StoredModel, add, find_tag, remove
+from openllm.models.store import stored as all_stored
+from openllm.models.store_names import meant_by
 from openllm.models.tags import stored_name
 
 DEMO = Path(openllm.__file__).parent / "demo"
@@ -52,7 +54,7 @@ def stored(name: str, source: str, **fields: Any) -> StoredModel:
     shutil.copy(DEMO / "demo-q8_0.gguf", folder)  # The store links what it is given.
     file = StoredFile("demo-q8_0.gguf", (DEMO / "demo-q8_0.gguf").stat().st_size)
     known: dict[str, Any] = {"version": COMMIT, "format": "gguf", "revision": COMMIT}
-    return add(folder, name=name, source=source, files=(file,), **known | fields)
+    return add(folder, name=name, source=source, **{"files": (file,)} | known | fields)
 
 
 @pytest.fixture
@@ -156,6 +158,66 @@ def test_a_chosen_tag_is_what_the_store_has(hub: Hub, options: dict[str, Any], t
     assert again.backend == "llamacpp"
     assert str(model_of(again).tag) == tag
     assert hub.pulled == ["org/tiny"]
+
+
+@pytest.mark.spec("S1-40", "S1-42")
+@pytest.mark.parametrize(
+    "options",
+    [{"model_tag": "foo:v1"}, {"model_version": "v1"}, {"model_tag": "llamacpp-foo:v1"}],
+)
+def test_a_tag_of_the_users_own_does_not_change_the_derived_one(
+    hub: Hub, options: dict[str, Any]
+) -> None:
+    model_of(openllm.LLM("org/tiny@main", **options))
+    derived = f"llamacpp-org--tiny:{COMMIT}"
+    assert openllm.LLM("org/tiny").tag == derived
+    assert openllm.LLM("org/tiny", backend="llamacpp").tag == derived
+    for text in ("org/tiny", "org/tiny@main", f"org/tiny@{COMMIT}"):
+        local = find_local(parse_ref(text))
+        assert local is not None
+        assert local.tag == derived
+    assert [model.tag for model in meant_by("org/tiny")] == [derived]
+    assert len(all_stored()) == 2
+
+
+@pytest.mark.spec("S1-40")
+def test_the_derived_tag_comes_back_where_only_the_users_own_is_left(hub: Hub) -> None:
+    model_of(openllm.LLM("org/tiny", model_tag="foo:v1"))
+    remove(f"llamacpp-org--tiny:{COMMIT}")
+    assert openllm.LLM("org/tiny").tag == f"llamacpp-org--tiny:{COMMIT}"
+    assert hub.pulled == ["org/tiny"]
+
+
+@pytest.mark.spec("S1-42")
+def test_a_tag_of_another_model_is_refused(hub: Hub) -> None:
+    model_of(openllm.LLM("org/tiny", model_tag="foo:v1"))
+    for options in ({"model_tag": "foo:v1"}, {"model_tag": "foo"}, {"model_name": "foo"}):
+        with pytest.raises(ConfigurationError, match=f"org/tiny@{COMMIT} under the tag foo:v1"):
+            openllm.LLM("org/other", **options)
+    with pytest.raises(ConfigurationError, match="not org/tiny@beef0; choose another tag"):
+        openllm.LLM("org/tiny@beef0", model_tag="foo:v1")
+    with pytest.raises(ConfigurationError, match="not org/tiny:Q4_0; choose another tag"):
+        openllm.LLM("org/tiny:Q4_0", model_tag="foo:v1")
+    assert openllm.LLM("org/tiny@beef0", model_name="foo").backend is None  # To be downloaded.
+    assert openllm.LLM(f"org/tiny@{COMMIT}", model_name="foo").tag == "foo:v1"
+
+
+@pytest.mark.spec("S1-42")
+def test_a_version_that_another_commit_has_is_refused(hub: Hub, home: Path) -> None:
+    model_of(openllm.LLM("org/tiny", model_version="2"))
+    other = "f" * 40
+    size = Path(shutil.copy(DEMO / "demo-q8_0.gguf", home / "staged" / "new.gguf")).stat().st_size
+    new = {"version": other, "revision": other, "files": (StoredFile("new.gguf", size),)}
+    stored("llamacpp-org--tiny", "org/tiny", **new)
+    with pytest.raises(ConfigurationError, match="another model as llamacpp-org--tiny:2"):
+        model_of(openllm.LLM(f"org/tiny@{other}", model_version="2"))
+
+
+@pytest.mark.spec("S1-40")
+def test_the_derived_tag_of_a_url_names_its_file_and_its_content(home: Path) -> None:
+    url = "http://127.0.0.1:9/demo-q8_0.gguf?token=SECRET"
+    mine = stored("foo", url, version="v1", revision="")
+    assert openllm.LLM(url).tag == f"llamacpp-demo-q8_0:{mine.files[0].sha256[:16]}"
 
 
 def test_stored_under_another_engine_its_files_are_linked(home: Path) -> None:

@@ -228,7 +228,11 @@ def test_only_a_dummy_needs_no_weights(tmp_path: Path) -> None:
         options = LoadOptions.model_validate({"backend": "torch", "load_format": load_format})
         with pytest.raises(ModelFileError, match=r"model.safetensors does not exist"):
             choose_engine(model, options)
-    choose_engine(model, LoadOptions(backend="torch", load_format="dummy"))
+    dummy = LoadOptions(backend="torch", load_format="dummy")
+    with pytest.raises(ModelFileError, match=r"tokenizer.json does not exist"):
+        choose_engine(model, dummy)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    choose_engine(model, dummy)
 
 
 def test_the_hash_of_weights_is_no_matter_of_a_tokenizer(hub: HubServer) -> None:

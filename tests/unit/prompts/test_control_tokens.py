@@ -145,6 +145,6 @@ def test_what_is_left_between_overlapping_tokens_holds_none(text: str) -> None:
 
 def test_eight_megabytes_of_near_tokens_take_seconds_at_most() -> None:
     text = "<|im_star" * 900_000
-    started = time.perf_counter()
+    started = time.process_time()
     assert found(ControlTokens(["<|im_start|>", "<|im_end|>"]), text) == []
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10

@@ -90,11 +90,11 @@ def shortened(source: str) -> str:
     "source", [*ESCAPES, *FOREIGN, *ENDLESS, *GROWING, *UNCOMPILABLE], ids=shortened
 )
 def test_hostile_template_fails_cleanly_when_loaded(source: str) -> None:
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ModelFileError) as raised:
         ChatTemplate(source)
     # The limit is 1 s of rendering; compiling the largest source takes most of another.
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     assert raised.value.message.startswith("The chat template ")
     assert " at 0x" not in raised.value.message
 
@@ -114,10 +114,10 @@ def test_memory_stays_bounded(source: str) -> None:
 def test_trap_that_a_message_springs_is_a_bad_request(body: str) -> None:
     template = ChatTemplate("{% if messages[0].content == 'go' %}" + body + "{% endif %}ok")
     assert template.render([HELLO]) == ("ok",)
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(InvalidRequestError, match="cannot render these messages") as raised:
         template.render([Message("user", "go")])
-    assert time.perf_counter() - started < 3
+    assert time.process_time() - started < 3
     assert raised.value.param == "messages"
     assert template.render([HELLO]) == ("ok",)
 
