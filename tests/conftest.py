@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 IDS = Path(__file__).parent.parent / "docs" / "spec_ids.txt"
+
+OF_THE_USER = re.compile(
+    r"(OPEN_LLM|OPENAI|BENTOML|HF|HUGGING_?FACE(HUB)?)_.*|.*_PROXY"
+    r"|(NO|FORCE|CLI)_?COLOR(_FORCE)?|COLUMNS|LINES",
+    re.IGNORECASE,
+)
+"""Variables that would change what is tested: the user's servers, keys, hubs, proxies, colours."""
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture
@@ -38,6 +55,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(_SpecReport(config), "spec-report")
+    _leave_the_user_alone(config)
+
+
+def _leave_the_user_alone(config: pytest.Config) -> None:
+    """Forget the user's settings; neither read nor write his store and his hub's cache."""
+    for name in filter(OF_THE_USER.fullmatch, tuple(os.environ)):
+        del os.environ[name]
+    folder = tempfile.TemporaryDirectory(prefix="openllm-tests-", ignore_cleanup_errors=True)
+    config.add_cleanup(folder.cleanup)
+    os.environ["BENTOML_HOME"] = str(Path(folder.name, "bentoml"))
+    os.environ["HF_HOME"] = str(Path(folder.name, "huggingface"))
 
 
 def _ids(item: pytest.Item) -> Iterator[str]:

@@ -56,7 +56,7 @@ def _started(arguments: list[str], environ: dict[str, str]) -> subprocess.Popen[
     )
 
 
-def end(process: subprocess.Popen[str], seconds: float = 20.0) -> Ended:
+def end(process: subprocess.Popen[str], seconds: float = 60.0) -> Ended:
     """Wait for a process and return what it wrote."""
     out, errors = process.communicate(timeout=seconds)
     return Ended(process.returncode, [json.loads(line) for line in out.splitlines()], errors)

@@ -10,6 +10,7 @@
 It answers, in threads:
 
     GET      /api/models/{repo}[/revision/{rev}][?blobs=true]   the listing
+    GET      /api/models/{repo}/tree/{rev}                      all files, as the client lists them
     GET/HEAD /{repo}/resolve/{rev}/{file}                       the file, with Range
     GET/HEAD /{path}                                            what `add_file` put there
 
@@ -85,6 +86,8 @@ class Faults:
     """Tell the length of no file, to HEAD and GET alike, nor with parts of it."""
     no_etag: bool = False
     """No ETag of any file."""
+    last_modified: str = ""
+    """Last-Modified of every file."""
 
     redirect: bool = False
     """Send downloads of LFS files to the second port; for these, `only` and `times` count there."""
@@ -310,18 +313,27 @@ class HubServer:
             "siblings": entries,
         }
 
+    def tree(self, name: str, commit: str) -> list[dict[str, Any]]:
+        """Return the files of a commit, in all folders, as the hub's API words its tree."""
+        files = self.repos[name].commits[commit]
+        return [
+            {"type": "file", "path": path, "oid": file.blob, "size": len(file.content)}
+            | ({"lfs": {"oid": file.sha256, **_lfs(file)}} if file.lfs else {})
+            for path, file in sorted(files.items())
+        ]
+
 
 def _entry(path: str, file: HubFile, with_blobs: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {"rfilename": path}
     if with_blobs:
         entry |= {"size": len(file.content), "blobId": file.blob}
         if file.lfs:
-            entry["lfs"] = {
-                "sha256": file.sha256,
-                "size": len(file.content),
-                "pointerSize": 135,
-            }
+            entry["lfs"] = {"sha256": file.sha256, **_lfs(file)}
     return entry
+
+
+def _lfs(file: HubFile) -> dict[str, int]:
+    return {"size": len(file.content), "pointerSize": 135}
 
 
 def _folder(folder: Path) -> dict[str, bytes]:

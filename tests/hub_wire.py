@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import json
 import re
 import socket
 import struct
+import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -15,8 +18,10 @@ from typing import Any, Literal
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from tests.hub_server import Asked, HubFile, HubServer, Repo
+from tests.waiting import happens
 
 _LISTING = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
+_TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)")
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _CHUNK = 64 << 10
@@ -63,6 +68,8 @@ class Handler(BaseHTTPRequestHandler):
         if match := _LISTING.fullmatch(split.path):
             name, revision = unquote(match[1]), unquote(match[2] or "main")
             self._listing(name, revision, "true" in parse_qs(split.query).get("blobs", []))
+        elif match := _TREE.fullmatch(split.path):
+            self._tree(unquote(match[1]), unquote(match[2]))
         elif match := _RESOLVE.fullmatch(split.path):
             self._resolve(*(unquote(part) for part in match.groups()))
         elif path in hub.files:
@@ -95,6 +102,11 @@ class Handler(BaseHTTPRequestHandler):
             self._reply(200, _long_listing(hub.listing(name, commit, with_blobs), faults))
         else:
             self._reply(200, json.dumps(hub.listing(name, commit, with_blobs)).encode())
+
+    def _tree(self, name: str, revision: str) -> None:
+        repo, commit = self._opened(name, revision)
+        if repo is not None:
+            self._reply(200, json.dumps(self.server.hub.tree(name, commit)).encode())
 
     def _opened(self, name: str, revision: str) -> tuple[Repo | None, str]:
         """Return the repository and the commit, or (None, "") after an answer that refuses."""
@@ -154,6 +166,8 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"Accept-Ranges": "bytes", **about}
         if not faults.no_etag:
             headers["ETag"] = f'"{etag}"'
+        if faults.last_modified:
+            headers["Last-Modified"] = faults.last_modified
         if self.command == "HEAD" and faults.head_status:
             self._fail(faults.head_status, "")
             return
@@ -235,9 +249,9 @@ class Handler(BaseHTTPRequestHandler):
         if hub.faults.stall_after is not None:
             hub.closing.wait(60)
         elif hub.faults.reset_every is not None:
-            # Let the client have what was sent: a reset throws away what it has not read.
-            time.sleep(0.02)
+            # Let the client have what was sent: a reset throws away what is on its way.
             with suppress(OSError):
+                happens(lambda: not _on_its_way(self.connection))
                 linger = struct.pack("ii", 1, 0)
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 self.connection.close()
@@ -267,6 +281,14 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self.send_header("Content-Length", str(length))
         self.end_headers()
+
+
+def _on_its_way(connection: socket.socket) -> int:
+    """Return how many bytes the other side has not confirmed, 0 where that is not known."""
+    if sys.platform != "linux":
+        time.sleep(0.05)
+        return 0
+    return int.from_bytes(fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
 
 def _pieces(content: bytes, endless: bool) -> Iterator[bytes]:

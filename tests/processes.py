@@ -1,24 +1,32 @@
-"""Waiting for the end of processes that are not our children."""
+"""What processes took, and the end of those that are not our children."""
 
 from __future__ import annotations
 
-import time
+import resource
 from collections.abc import Iterable
 
 import psutil
 
+from tests.waiting import happens
 
-def alive_after(processes: Iterable[psutil.Process], seconds: float) -> list[psutil.Process]:
+
+def processor_seconds() -> float:
+    """Return the processor's time that all children took which have ended.
+
+    Unlike the time on the clock it does not grow with what else the machine does.
+    """
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def alive_after(processes: Iterable[psutil.Process], seconds: float = 10.0) -> list[psutil.Process]:
     """Return those that still run after so many seconds, at once if none does.
 
     A process that has ended counts as ended, although whoever adopted it has not noticed yet.
     """
-    deadline = time.monotonic() + seconds
-    alive = [each for each in processes if _runs(each)]
-    while alive and time.monotonic() < deadline:
-        time.sleep(0.02)
-        alive = [each for each in alive if _runs(each)]
-    return alive
+    waited = list(processes)
+    happens(lambda: not any(map(_runs, waited)), seconds)
+    return [each for each in waited if _runs(each)]
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -128,8 +128,11 @@ class ServedHere:
         self._held = False
         self.config = ModelConfig(defaults=fleet.defaults(name))
 
-    def status(self) -> ModelStatus:
-        return self._fleet.status(self._name)
+    def status(self, name: str = "") -> ModelStatus:
+        return self._fleet.status(name or self._name)
+
+    def adapter(self, name: str) -> str:
+        return "" if name == self._name else name
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -197,23 +200,23 @@ def running(fleet: Any, settings: ServerSettings | None = None) -> Iterator[Serv
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(30)
     try:
         yield Server(held["front"], sock.getsockname()[1], held["loop"])
     finally:
         held["server"].should_exit = True
-        thread.join(10)
+        thread.join(30)
         assert not thread.is_alive()
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Models "demo" (fast), "slow" (100 tokens a second), "reading" (1 prompt token a second) and
+    """Models "demo" (fast), "slow" (50 tokens a second), "reading" (1 prompt token a second) and
     "mute" (no embeddings)."""
     folder = tmp_path_factory.mktemp("scripts")
     engines = {
         "demo": scripted_engine(folder, "demo"),
-        "slow": scripted_engine(folder, "slow", tokens_per_second=100),
+        "slow": scripted_engine(folder, "slow", tokens_per_second=50),
         "reading": scripted_engine(folder, "reading", prefill_tokens_per_second=1),
         "mute": scripted_engine(folder, "mute"),
     }

@@ -92,7 +92,7 @@ def running_grpc(
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert ready.wait(10)
+    assert ready.wait(30)
     try:
         with connected(port, held["server"]) as peer:
             peer.stop = lambda: held["loop"].call_soon_threadsafe(held["end"].set)
@@ -100,7 +100,7 @@ def running_grpc(
     finally:
         with suppress(RuntimeError):  # The test has stopped the server.
             held["loop"].call_soon_threadsafe(held["end"].set)
-        thread.join(20)
+        thread.join(30)
         assert not thread.is_alive()
 
 
@@ -131,7 +131,7 @@ class Wire:
     """A connection that speaks HTTP/2 as the test wants it."""
 
     def __init__(self, port: int, settings: bytes = b"") -> None:
-        self.sock = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.sock = socket.create_connection(("127.0.0.1", port), timeout=30)
         self.sock.sendall(PREFACE + frame(SETTINGS, 0, 0, settings))
         self._unread = b""
 

@@ -5,24 +5,24 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from openllm.cli.bench import bench
+from openllm.cli import main
 from tests.api.bench_peer import Peer, running
+from tests.ports import held_port
+from tests.waiting import wait_until
 
 MAIN = "from openllm.cli import main; main()"
 FAST = ["--requests", "4", "--concurrency", "2", "--warmup", "0"]
 
 
 def call(*arguments: str) -> Result:
-    return CliRunner(env={"OPEN_LLM_API_KEY": None}).invoke(bench, arguments)
+    return CliRunner(env={"OPEN_LLM_API_KEY": None}).invoke(main, ["bench", *arguments])
 
 
 def test_table_json_and_plot(tmp_path: Path) -> None:
@@ -62,27 +62,29 @@ def test_ignore_eos_and_lengths_are_sent() -> None:
 
 def test_the_key_comes_from_the_environment() -> None:
     with running(Peer(key="k1")) as peer:
-        done = CliRunner(env={"OPEN_LLM_API_KEY": "k1"}).invoke(bench, [peer.url, *FAST])
+        done = CliRunner(env={"OPEN_LLM_API_KEY": "k1"}).invoke(main, ["bench", peer.url, *FAST])
     assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize(
-    ("peer", "arguments", "message"),
+    ("peer", "arguments", "message", "status"),
     [
-        (Peer(key="k1"), ["--api-key", "wrong"], "a key is needed"),
-        (Peer(models=()), [], "lists no model"),
-        (Peer(models_status=404), [], "--model names the model"),
-        (Peer(status=400), ["--warmup", "1"], "failed the warm-up: status 400: no such luck"),
-        (Peer(fault="error"), [], "the engine fell over"),
+        (Peer(key="k1"), ["--api-key", "wrong"], "a key is needed", 1),
+        (Peer(models=()), [], "lists no model", 1),
+        (Peer(models_status=404), [], "--model names the model", 1),
+        (Peer(status=400), ["--warmup", "1"], "failed the warm-up: status 400: no such luck", 2),
+        (Peer(status=404), [], "succeeded: status 404: no such luck", 2),
+        (Peer(status=503), [], "succeeded: status 503: no such luck", 1),
+        (Peer(fault="error"), [], "the engine fell over", 1),
     ],
-    ids=["key", "empty", "unlisted", "warm-up", "all-fail"],
+    ids=["key", "empty", "unlisted", "warm-up", "refused", "busy", "all-fail"],
 )
 def test_what_the_server_refuses_is_one_line(
-    peer: Peer, arguments: list[str], message: str
+    peer: Peer, arguments: list[str], message: str, status: int
 ) -> None:
     with running(peer):
         done = call(peer.url, *FAST, *arguments)
-    assert done.exit_code == 1
+    assert done.exit_code == status
     errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1
     assert message in errors[0]
@@ -97,8 +99,7 @@ def test_a_model_that_is_named_need_not_be_listed() -> None:
 
 
 def test_nobody_listening_is_one_line() -> None:
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
+    with held_port() as held:
         done = call(f"http://127.0.0.1:{held.getsockname()[1]}/v1")
     assert done.exit_code == 1
     assert done.stderr.count("\n") == 1
@@ -153,11 +154,9 @@ def test_ctrl_c_reports_what_was_measured(tmp_path: Path) -> None:
             text=True,
             env={**os.environ, "NO_COLOR": "1"},
         )
-        deadline = time.monotonic() + 30
-        while len(peer.requests) < 40 and child.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.05)
+        wait_until(lambda: len(peer.requests) >= 40 or child.poll() is not None, 60)
         child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=30)
+        out, err = child.communicate(timeout=60)
     assert child.returncode == 130, err
     assert "interrupted" in out
     assert "Traceback" not in err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class RunnerHere:
     def capabilities(self) -> Capabilities:
         return self._engine.capabilities
 
-    async def start(self) -> None:
+    async def start(self, limit: float | None = None) -> None:
         await self._engine.start()
 
     async def close(self) -> None:
@@ -61,7 +62,7 @@ class RunnerHere:
 
 
 def fleet(folder: Path, *, perplexity: bool = False) -> Fleet:
-    scripts = {"demo": {}, "slow": {"tokens_per_second": 100}}
+    scripts = {"demo": {}, "slow": {"tokens_per_second": 25}}  # Twenty seconds for "slow".
     models = []
     for name, changes in scripts.items():
         scripted_engine(folder, name, **changes)
@@ -104,11 +105,11 @@ def samples(text: str, parse: Any = text_string_to_metric_families) -> Samples:
 
 async def until(server: Server, key: str, value: float) -> Samples:
     """Scrape until the sample has the value."""
-    for _ in range(200):
-        if (now := await scrape(server)).get(key) == value:
-            return now
+    deadline = time.monotonic() + 15
+    while (now := await scrape(server)).get(key) != value:
+        assert time.monotonic() < deadline, f"{key} is {now.get(key)}, not {value}"
         await asyncio.sleep(0.02)
-    raise AssertionError(f"{key} is {now.get(key)}, not {value}")
+    return now
 
 
 async def test_a_server_that_was_asked_nothing(served: Server) -> None:

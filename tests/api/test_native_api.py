@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
-import anyio
 import httpx2
 import pytest
 from starlette.routing import Route
@@ -19,6 +18,7 @@ from openllm.server.app import build_app
 from openllm.types import CompletionChunk, GenerateRequest, Message, SamplingParams, Usage
 from tests.api.conftest import TEXT, ScriptedFleet, Server, StubFleet, running, scripted_engine
 from tests.asgi import ask
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -462,15 +462,9 @@ async def test_a_client_that_leaves_stops_the_work(path: str) -> None:
             f"Content-Length: {len(body)}\r\n\r\n".encode()
             + body
         )
-        await until(lambda: fleet.open == 1, seconds=5)
+        await until(lambda: fleet.open == 1)
         writer.transport.abort()
-        await until(lambda: fleet.open == 0, seconds=0.2)
-
-
-async def until(holds: Callable[[], bool], *, seconds: float) -> None:
-    with anyio.fail_after(seconds):
-        while not holds():  # noqa: ASYNC110 - what is waited for happens in another thread
-            await asyncio.sleep(0.005)
+        await until(lambda: fleet.open == 0)
 
 
 # --- the table of routes ------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -15,18 +16,19 @@ import pytest
 from openllm.fleet import Fleet
 from openllm.types import LocalModel
 from tests.api.conftest import SCRIPT, TEXT, Server, chat, running
-from tests.api.test_openai_streams import connect, drop, exchange, until
+from tests.api.test_openai_streams import connect, drop, exchange
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[Server]:
-    """Models "one" and "two", 100 tokens a second each."""
+    """Models "one" and "two", 50 tokens a second each."""
     models = []
     for name in ("one", "two"):
         path = tmp_path / f"{name}.script.json"
-        path.write_text(json.dumps({**SCRIPT, "tokens_per_second": 100}))
+        path.write_text(json.dumps({**SCRIPT, "tokens_per_second": 50}))
         models.append(LocalModel(name=name, path=str(path), format="script"))
     with running(Fleet(models)) as server:
         yield server
@@ -51,33 +53,36 @@ async def test_a_client_that_leaves_frees_its_place(server: Server) -> None:
     started = time.monotonic()
     _, answer = await exchange(server.port, chat() | {"model": "one"})
     assert json.loads(answer)["choices"][0]["message"]["content"] == TEXT
-    # All eight places were taken, for four seconds and more.
-    assert time.monotonic() - started < 2
+    # All eight places were taken, for eight seconds and more.
+    assert time.monotonic() - started < 5
 
 
 @pytest.mark.reliability("F-05")
-async def test_a_killed_engine(server: Server) -> None:
-    streams = [
-        asyncio.create_task(exchange(server.port, chat("slow", stream=stream) | {"model": "one"}))
-        for stream in (False, False, *[True] * 6)
-    ]
+async def test_a_killed_engine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openllm.fleet.served.FIRST_BACKOFF", 3.0)  # Time to look at it dead.
+    body = chat("slow") | {"model": "one"}
+    plain = [asyncio.create_task(exchange(server.port, body)) for _ in range(2)]
+    streams = [await connect(server.port, body | {"stream": True}) for _ in range(6)]
+    begun = [await reader.readuntil(b'"content":"word') for reader, _ in streams]
     other = asyncio.create_task(exchange(server.port, chat("long", stream=True) | {"model": "two"}))
-    await asyncio.sleep(0.5)
-    pid = server.fleet.pids()["one"]
+    await until(lambda: server.fleet.reports()[0].running == 8)
     killed = time.monotonic()
-    os.kill(pid, signal.SIGKILL)
-    ends = await asyncio.gather(*streams)
-    assert time.monotonic() - killed < 2
-    for head, body in ends[:2]:
+    os.kill(server.fleet.pids()["one"], signal.SIGKILL)
+    ends = await asyncio.gather(*plain)
+    rests = [await reader.read() for reader, _ in streams]
+    assert time.monotonic() - killed < 5  # Two on a machine that is not loaded.
+    for head, answer in ends:
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: " in head
-        assert json.loads(body)["error"]["code"] == "engine_crashed"
-    for head, body in ends[2:]:
-        assert head.startswith(b"HTTP/1.1 200 ")
-        *events, last, _ = body.split(b"\n\n")
-        error = json.loads(last.removeprefix(b"data: "))["error"]
+        assert json.loads(answer)["error"]["code"] == "engine_crashed"
+    for (_, writer), said, rest in zip(streams, begun, rests, strict=True):
+        assert said.startswith(b"HTTP/1.1 200 ")
+        whole = said + rest
+        error = json.loads(re.findall(rb"data: (.*)\n\n", whole)[-1])["error"]
         assert (error["type"], error["code"]) == ("server_error", "engine_crashed")
-        assert all(b'"finish_reason":null' in event for event in events)
+        assert b'"finish_reason":"' not in whole
+        assert b"[DONE]" not in whole
+        writer.close()
     async with server.http() as http:
         assert (await http.get("/readyz")).status_code == 503
         refused = await http.post("/v1/chat/completions", json=chat() | {"model": "one"})
@@ -85,7 +90,7 @@ async def test_a_killed_engine(server: Server) -> None:
         assert int(refused.headers["retry-after"]) >= 1
         _, body = await other
         assert b"[DONE]" in body
-        await until(lambda: server.fleet.ready, 10)
+        await until(lambda: server.fleet.ready)
         assert (await http.get("/readyz")).status_code == 200
         again = await http.post("/v1/chat/completions", json=chat() | {"model": "one"})
         assert again.json()["choices"][0]["message"]["content"] == TEXT

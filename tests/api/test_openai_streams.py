@@ -8,6 +8,7 @@ import random
 import re
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -31,10 +32,14 @@ from openllm.errors import (
 from openllm.server import sse
 from openllm.types import CompletionChunk, Usage
 from tests.api.conftest import TEXT, Server, StubFleet, chat, running
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 END = CompletionChunk(0, "", finish_reason="stop", usage=Usage(1, 1))
+FREED = 5.0
+"""Seconds until the engine is free of who left: one is promised, on a machine that is not loaded;
+by itself, "slow" would end after ten."""
 
 
 async def connect(
@@ -84,13 +89,6 @@ def open_connections(port: int) -> list[Any]:
     return [each for each in connections if each.laddr.port == port and each.status != "LISTEN"]
 
 
-async def until(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        await asyncio.sleep(0.005)
-
-
 @pytest.mark.reliability("C-07")
 @pytest.mark.parametrize("usage", [False, True])
 async def test_framing(server: Server, usage: bool) -> None:
@@ -125,21 +123,21 @@ async def test_each_event_is_valid_utf8(server: Server) -> None:
 
 @pytest.mark.reliability("C-07")
 async def test_an_event_is_sent_when_its_chunk_is_made() -> None:
-    seen: list[float] = []
+    read = threading.Semaphore(0)
 
     async def produce() -> AsyncIterator[CompletionChunk]:
         for _ in range(3):
-            seen.append(time.monotonic())
             yield CompletionChunk(0, "x")
-            await asyncio.sleep(0.3)
+            # No chunk is made before the client has the one before it.
+            assert await asyncio.to_thread(read.acquire, timeout=20)
         yield END
 
     with running(StubFleet(produce)) as server:
         async with server.sdk() as sdk:
             stream = await sdk.chat.completions.create(**chat(), stream=True)
-            got = [time.monotonic() async for k in stream if k.choices[0].delta.content]
-    assert len(got) == 3
-    assert all(later - made < 0.2 for made, later in zip(seen, got, strict=True))
+            async for chunk in stream:
+                if chunk.choices[0].delta.content:
+                    read.release()
 
 
 ERRORS: list[tuple[Exception, int, str, str, str | None]] = [
@@ -216,20 +214,27 @@ async def test_a_stream_without_an_end_is_an_error(chunks: list[CompletionChunk]
 
 
 async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sse, "PING_INTERVAL", 0.2)
+    monkeypatch.setattr(sse, "PING_INTERVAL", 0.1)
+    heard = {"one": threading.Event(), "two": threading.Event()}
 
     async def produce() -> AsyncIterator[CompletionChunk]:
-        await asyncio.sleep(0.7)
-        yield CompletionChunk(0, "one")
-        await asyncio.sleep(0.5)
-        yield CompletionChunk(0, "two")
+        for text, event in heard.items():
+            assert await asyncio.to_thread(event.wait, 20)
+            yield CompletionChunk(0, text)
         yield END
 
     with running(StubFleet(produce)) as server:
-        _, body = await exchange(server.port, chat(stream=True))
-        before, _, after = body.partition(b'"role"')
-        assert before.count(b": ping\n\n") in (2, 3)
-        assert after.count(b": ping\n\n") in (1, 2)
+        reader, writer = await connect(server.port, chat(stream=True))
+        for text, event in heard.items():
+            for _ in range(2):
+                await reader.readuntil(b": ping\n\n")
+            event.set()
+            said = await reader.readuntil(text.encode())
+            assert (b'"role"' in said) == (text == "one")
+        assert b"[DONE]" in await reader.read()
+        writer.close()
+        threading.Timer(0.5, heard["one"].set).start()
+        heard["one"].clear()
         async with server.sdk() as sdk:
             stream = await sdk.chat.completions.create(**chat(), stream=True)
             text = "".join([k.choices[0].delta.content or "" async for k in stream])
@@ -238,16 +243,22 @@ async def test_silence_is_broken_by_comments(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_an_error_after_comments_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sse, "PING_INTERVAL", 0.1)
+    heard = threading.Event()
 
     async def produce() -> AsyncIterator[CompletionChunk]:
-        await asyncio.sleep(0.3)
+        assert await asyncio.to_thread(heard.wait, 20)
         raise EngineCrashedError("gone")
         yield END
 
     with running(StubFleet(produce)) as server:
-        head, body = await exchange(server.port, chat(stream=True))
-    assert head.startswith(b"HTTP/1.1 200 ")
-    assert b'"code":"engine_crashed"' in body.split(b"\n\n")[-2]
+        reader, writer = await connect(server.port, chat(stream=True))
+        said = await reader.readuntil(b": ping\n\n")
+        heard.set()
+        said += await reader.read()
+        writer.close()
+    assert said.startswith(b"HTTP/1.1 200 ")
+    assert b'"code":"engine_crashed"' in said
+    assert b"[DONE]" not in said
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -265,6 +276,7 @@ async def test_time_limit_of_a_request(stream: bool) -> None:
         assert head.startswith(b"HTTP/1.1 504 ")
         assert fleet.open == 0
         begun = True
+        server.front.apply(ServerSettings(timeout=2))  # Time enough for the first chunk.
         head, body = await exchange(server.port, chat(stream=stream))
         assert head.startswith(b"HTTP/1.1 200 " if stream else b"HTTP/1.1 504 ")
         assert b'"code":"timeout"' in body
@@ -290,13 +302,13 @@ async def test_a_client_that_leaves_frees_the_engine(
 ) -> None:
     engine = server.fleet.engines[fields["model"]]
     reader, writer = await connect(server.port, {**chat("slow"), **fields})
-    await until(lambda: engine.running + engine.waiting, 5)
+    await until(lambda: engine.running + engine.waiting)
     if after:
         await reader.readuntil(b'"role"')
     for _ in range({b"[text]": 1, b"[50]": 50}.get(after, 0)):
         await reader.readuntil(b'"content":"word')
     drop(writer, reset=reset)
-    await until(lambda: not engine.running + engine.waiting, 1)
+    await until(lambda: not engine.running + engine.waiting, FREED)
 
 
 @pytest.mark.reliability("F-01")
@@ -304,13 +316,13 @@ async def test_clients_that_leave_while_they_are_queued(server: Server) -> None:
     engine = server.fleet.engines["slow"]
     body = {**chat("slow"), "model": "slow", "stream": True}
     connections = [await connect(server.port, body) for _ in range(24)]
-    await until(lambda: (engine.running, engine.waiting) == (16, 8), 5)
+    await until(lambda: (engine.running, engine.waiting) == (16, 8))
     for _, writer in connections[16:]:
         drop(writer, reset=True)
-    await until(lambda: (engine.running, engine.waiting) == (16, 0), 1)
+    await until(lambda: (engine.running, engine.waiting) == (16, 0), FREED)
     for _, writer in connections[:16]:
         drop(writer, reset=False)
-    await until(lambda: not engine.running, 1)
+    await until(lambda: not engine.running, FREED)
 
 
 @pytest.mark.reliability("F-01")
@@ -322,9 +334,9 @@ async def test_embeddings_are_cancelled_too() -> None:
     fleet = StubFleet(produce)
     with running(fleet) as server:
         _, writer = await connect(server.port, {"input": ["a"] * 100}, "/v1/embeddings")
-        await until(lambda: fleet.open == 1, 5)
+        await until(lambda: fleet.open == 1)
         drop(writer, reset=True)
-        await until(lambda: fleet.open == 0, 1)
+        await until(lambda: fleet.open == 0)
 
 
 @pytest.mark.reliability("F-01")
@@ -345,13 +357,16 @@ async def test_many_random_aborts_leak_nothing(server: Server) -> None:
 
     for _ in range(10):
         await asyncio.gather(*(one() for _ in range(20)))
-    await until(lambda: not engine.running + engine.waiting, 2)
+    await until(lambda: not engine.running + engine.waiting, FREED)
     _, body = await exchange(server.port, chat())
     assert json.loads(body)["choices"][0]["message"]["content"] == TEXT
 
 
 async def test_a_client_that_does_not_read_is_dropped() -> None:
+    begun = threading.Event()
+
     async def produce() -> AsyncIterator[CompletionChunk]:
+        begun.set()
         while True:
             yield CompletionChunk(0, "x" * 65536)
             await asyncio.sleep(0)
@@ -361,11 +376,11 @@ async def test_a_client_that_does_not_read_is_dropped() -> None:
         started = time.monotonic()
         _, writer = await connect(server.port, chat(stream=True))
         writer.transport.pause_reading()  # type: ignore[attr-defined]
-        await until(lambda: fleet.open == 1, 5)
-        await until(lambda: fleet.open == 0, 5)
+        await until(begun.is_set)
+        await until(lambda: fleet.open == 0)
         assert time.monotonic() - started >= 0.5
         # Not only given up: with what is unsent, the connection would stay for as long as it likes.
-        await until(lambda: not open_connections(server.port), 2)
+        await until(lambda: not open_connections(server.port))
         writer.transport.abort()
 
 

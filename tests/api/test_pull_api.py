@@ -98,6 +98,40 @@ async def pull(server: Server, model: Any, **headers: str) -> httpx2.Response:
         return await client.post("/pull", json={"model": model}, headers=headers)
 
 
+class Follower:
+    """A client in the midst of a download: the first event has come."""
+
+    def __init__(self) -> None:
+        self._began = asyncio.Event()
+
+    @classmethod
+    async def begun(cls, server: Server) -> Follower:
+        self = cls()
+        self._task = asyncio.create_task(self._read(server))
+        await asyncio.wait_for(self._began.wait(), 20)
+        return self
+
+    async def _read(self, server: Server) -> list[dict[str, Any]]:
+        async with (
+            server.http() as client,
+            client.stream("POST", "/pull", json={"model": "org/name"}) as answer,
+        ):
+            found: list[dict[str, Any]] = []
+            async for line in answer.aiter_lines():
+                if line:
+                    found.append(json.loads(line.removeprefix("data: ")))
+                    self._began.set()
+            return found
+
+    async def last(self) -> dict[str, Any]:
+        """Return the last event."""
+        return (await self._task)[-1]
+
+    async def leave(self) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+
 def events(answer: httpx2.Response) -> list[dict[str, Any]]:
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
     lines = [line for line in answer.text.split("\n\n") if line]
@@ -214,10 +248,9 @@ async def test_an_error_in_mid_stream_is_the_last_event(
 ) -> None:
     downloads.error = error
     downloads.held.clear()
-    asked = asyncio.create_task(pull(pulling, "org/name"))
-    await asyncio.sleep(0.3)
+    follower = await Follower.begun(pulling)
     downloads.held.set()
-    *_, last = events(await asked)
+    last = await follower.last()
     assert set(last) == {"error"}
     assert set(last["error"]) == {"message", "type", "param", "code"}
     assert shown in last["error"]["message"]
@@ -229,31 +262,27 @@ async def test_clients_share_a_download_and_none_ends_it_for_others(
     pulling: Server, downloads: Downloads
 ) -> None:
     downloads.held.clear()
-    staying = [asyncio.create_task(pull(pulling, "org/name")) for _ in range(6)]
-    leaving = [asyncio.create_task(pull(pulling, "org/name")) for _ in range(2)]
-    await asyncio.sleep(0.5)
-    for task in leaving:
-        task.cancel()
-    await asyncio.gather(*leaving, return_exceptions=True)
-    await asyncio.sleep(0.3)
+    followers = await asyncio.gather(*(Follower.begun(pulling) for _ in range(8)))
+    staying, leaving = followers[:6], followers[6:]
+    for follower in leaving:
+        await follower.leave()
+    await asyncio.sleep(0.3)  # Time to do wrong.
     assert not downloads.cancelled.is_set()
     downloads.held.set()
-    for answer in await asyncio.gather(*staying):
-        assert events(answer)[-1]["tag"] == TAG
+    for follower in staying:
+        assert (await follower.last())["tag"] == TAG
     assert downloads.asked == ["org/name"]
 
 
 @pytest.mark.reliability("F-09", "F-15")
 async def test_other_settings_leave_the_downloads(pulling: Server, downloads: Downloads) -> None:
     downloads.held.clear()
-    before = asyncio.create_task(pull(pulling, "org/name"))
-    await asyncio.sleep(0.3)
+    before = await Follower.begun(pulling)
     pulling.front.apply(ServerSettings(allow_pull=True, timeout=300))
-    after = asyncio.create_task(pull(pulling, "org/name"))
-    await asyncio.sleep(0.3)
+    after = await Follower.begun(pulling)
     downloads.held.set()
-    for answer in await asyncio.gather(before, after):
-        assert events(answer)[-1]["tag"] == TAG
+    for follower in (before, after):
+        assert (await follower.last())["tag"] == TAG
     assert downloads.asked == ["org/name"]
 
 
@@ -262,12 +291,9 @@ async def test_when_the_last_client_leaves_the_download_ends(
     pulling: Server, downloads: Downloads
 ) -> None:
     downloads.held.clear()
-    task = asyncio.create_task(pull(pulling, "org/name"))
-    await asyncio.sleep(0.3)
-    assert downloads.asked
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
-    assert await asyncio.to_thread(downloads.cancelled.wait, 5)
+    follower = await Follower.begun(pulling)
+    await follower.leave()
+    assert await asyncio.to_thread(downloads.cancelled.wait, 20)
 
 
 async def test_the_bundled_model_needs_no_download(pulling: Server) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from openllm import engines
+from openllm.config.model import LoadOptions, ModelConfig
 from openllm.types import GenerateRequest, LocalModel, SamplingParams
 
 SCRIPT: dict[str, Any] = {
@@ -36,6 +38,23 @@ def scripted(tmp_path: Path) -> Callable[..., LocalModel]:
         return LocalModel(name=name, path=str(path), format="script")
 
     return write
+
+
+@pytest.fixture
+def added_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], ModelConfig]:
+    """Return what adds an engine, from source with a class Engine, and how to ask for it."""
+    monkeypatch.setattr(engines, "ENGINES", dict(engines.ENGINES))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def add(name: str, source: str) -> ModelConfig:
+        (tmp_path / f"engine_that_{name}.py").write_text(source)
+        engines.add_engine(name, f"engine_that_{name}:Engine", ["script"])
+        return ModelConfig(load=LoadOptions(backend=name))
+
+    return add
 
 
 def ask(prompt: str, **params: Any) -> GenerateRequest:

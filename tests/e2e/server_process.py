@@ -28,6 +28,12 @@ class ServerProcess:
     def get(self, path: str, **options: Any) -> httpx2.Response:
         return httpx2.get(self.url + path, timeout=60, **options)
 
+    @contextmanager
+    def lines(self, path: str, body: object) -> Iterator[Iterator[str]]:
+        """Stream the lines of an answer."""
+        with httpx2.stream("POST", self.url + path, json=body, timeout=60) as reply:
+            yield reply.iter_lines()
+
 
 @contextmanager
 def serving(*arguments: str, stderr: int | None = None) -> Iterator[ServerProcess]:
@@ -46,7 +52,7 @@ def serving(*arguments: str, stderr: int | None = None) -> Iterator[ServerProces
     finally:
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(30)
         finally:
             process.kill()
             for pipe in (process.stdout, process.stderr):
@@ -56,5 +62,5 @@ def serving(*arguments: str, stderr: int | None = None) -> Iterator[ServerProces
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*COMMAND, *arguments], capture_output=True, text=True, timeout=60, check=False
+        [*COMMAND, *arguments], capture_output=True, text=True, timeout=120, check=False
     )

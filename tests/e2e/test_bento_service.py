@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +16,10 @@ import pytest
 
 import openllm
 from openllm.models.families import find
-from tests.e2e.test_bentoml_serve import free_port, until_ready
+from tests.e2e.test_bentoml_serve import until_ready
 from tests.hub_server import HubServer
+from tests.ports import free_port
+from tests.waiting import wait_until
 
 DEMO = Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf"
 TEXT = {"content-type": "text/plain"}
@@ -74,6 +75,15 @@ async def refused(text):
             yield piece
     except ValueError as error:
         yield f"{type(error).__name__}: {error}"
+
+
+@svc.api(input=Text(), output=Text())
+async def mistaken(text):
+    try:
+        async for output in llama.generate_iterator.async_stream(text, temprature=1):
+            yield output.outputs[0].text
+    except TypeError as error:
+        yield str(error)
 
 
 @svc.api(input=Text(), output=JSON())
@@ -150,8 +160,8 @@ async def threads(text):
 
 
 @contextmanager
-def serving(folder: Path, **environment: str) -> Iterator[str]:
-    """Serve `svc` of service.py in `folder`; yields the URL."""
+def serving(folder: Path, **environment: str) -> Iterator[httpx2.Client]:
+    """Serve `svc` of service.py in `folder`; yields a client of it."""
     port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", "service:svc", "--host", "127.0.0.1"]
     with subprocess.Popen(
@@ -162,14 +172,15 @@ def serving(folder: Path, **environment: str) -> Iterator[str]:
     ) as process:
         try:
             until_ready(f"http://127.0.0.1:{port}", 120)
-            yield f"http://127.0.0.1:{port}"
+            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                yield client
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             process.wait(30)
 
 
-def running(url: str) -> int:
-    return int(httpx2.post(f"{url}/running", content="x", headers=TEXT).text)
+def running(client: httpx2.Client) -> int:
+    return int(client.post("/running", content="x", headers=TEXT).text)
 
 
 @pytest.mark.spec("S0-49", "S0-50", "S0-51", "S0-54", "S0-55")
@@ -181,31 +192,33 @@ def test_two_families_and_a_users_own_runner(tmp_path: Path) -> None:
             assert row is not None
             hub.add_repo(row.model_id, {DEMO.name: DEMO.read_bytes()}, row.revision)
         home = str(tmp_path / "home")
-        with serving(tmp_path, HF_ENDPOINT=hub.url, BENTOML_HOME=home) as url:
+        with serving(tmp_path, HF_ENDPOINT=hub.url, BENTOML_HOME=home) as client:
             assert hub.body_bytes <= 2 * 1.05 * DEMO.stat().st_size
             body = {"prompt": "Hello", "temperature": 0}
-            chat = httpx2.post(f"{url}/chat", json=body, timeout=60).json()
+            chat = client.post("/chat", json=body).json()
             assert chat["message"]
             assert chat["configuration"].items() >= {
                 "model": "llama", "prompt": "Hello", "temperature": 0.0, "top_k": 3,
                 "top_p": 0.15, "stop_sequence": None,
             }.items()  # fmt: skip
-            complete = httpx2.post(f"{url}/complete", json="Once upon", timeout=60).json()
+            complete = client.post("/complete", json="Once upon").json()
             assert len(complete["choices"]) == 1
             assert complete["configuration"]["frequency_penalty"] == 0.123
-            vectors = httpx2.post(f"{url}/embed", json=["a cat", "soup"], timeout=60).json()
+            vectors = client.post("/embed", json=["a cat", "soup"]).json()
             assert len(vectors) == 2
             assert len(vectors[0]) == len(vectors[1]) > 1
-            with httpx2.stream("POST", f"{url}/stream", content="Hello", headers=TEXT) as streamed:
+            with client.stream("POST", "/stream", content="Hello", headers=TEXT) as streamed:
                 assert "".join(streamed.iter_text()) == chat["message"]
-            outputs = httpx2.post(f"{url}/outputs", content="Once", headers=TEXT).json()
+            outputs = client.post("/outputs", content="Once", headers=TEXT).json()
             assert [each["finished"] for each in outputs] == [False] * (len(outputs) - 1) + [True]
             assert len(outputs) > 2
-            assert httpx2.post(f"{url}/shout", content="quiet", headers=TEXT).text == "QUIET"
-            wrong = httpx2.post(f"{url}/chat", json=body | {"temperature": 2})
+            assert client.post("/shout", content="quiet", headers=TEXT).text == "QUIET"
+            wrong = client.post("/chat", json=body | {"temperature": 2})
             assert (wrong.status_code, "temperature must be at most 1" in wrong.text) == (400, True)
-            told = httpx2.post(f"{url}/refused", content="Hello", headers=TEXT).text
+            told = client.post("/refused", content="Hello", headers=TEXT).text
             assert told == "BadRequestError: temperature must be at most 1, got 9"
+            told = client.post("/mistaken", content="Hello", headers=TEXT).text
+            assert told.endswith("no argument 'temprature'; did you mean 'temperature'?")
 
 
 @pytest.mark.spec("S0-10", "S1-36")
@@ -218,22 +231,19 @@ def test_a_configuration_file_targets_one_model(tmp_path: Path) -> None:
     file.write_text(
         "version: 1\nrunners:\n  targeted: {traffic: {timeout: 1}}\n  demo: {resources: {cpu: 1}}\n"
     )
-    with serving(tmp_path, BENTOML_CONFIGURATION=str(file)) as url:
-        first = httpx2.post(f"{url}/first", content="x", headers=TEXT, timeout=60)
+    with serving(tmp_path, BENTOML_CONFIGURATION=str(file)) as client:
+        first = client.post("/first", content="x", headers=TEXT)
         assert first.status_code >= 500
-        second = httpx2.post(f"{url}/second", content="x", headers=TEXT, timeout=60)
+        second = client.post("/second", content="x", headers=TEXT)
         assert second.json()["message"] == "word " * 60
-        threads = httpx2.post(f"{url}/threads", content="x", headers=TEXT, timeout=60)
+        threads = client.post("/threads", content="x", headers=TEXT)
         assert threads.json() == ["1", 1]
-        with httpx2.stream("POST", f"{url}/slowly", content="x", headers=TEXT) as streamed:
+        with client.stream("POST", "/slowly", content="x", headers=TEXT) as streamed:
             pieces = streamed.iter_text()
             assert next(pieces) == "word"
-            assert running(url) == 1
-        deadline = time.monotonic() + 2  # The reply takes 6 s.
-        while running(url) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        assert running(url) == 0
-        dies = httpx2.post(f"{url}/dies", content="x", headers=TEXT, timeout=60).text
+            assert running(client) == 1
+        wait_until(lambda: not running(client), 4)  # The reply takes 6 s.
+        dies = client.post("/dies", content="x", headers=TEXT).text
         assert "EngineCrashedError: the process of runner 'plain' ended a stream early" in dies
 
 

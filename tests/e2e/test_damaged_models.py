@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import struct
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
 
 import psutil
 import pytest
 
 from openllm.errors import EngineStartError, ModelFileError
+from openllm.fleet import Fleet
 from openllm.models.gguf import read_header
 from openllm.models.locate import find_local
 from openllm.models.ref import parse_ref
 from openllm.runner.client import Runner
 from openllm.types import LocalModel
 from tests.contract.subject import write_random_llama
-from tests.unit.engines.llamas import until
+from tests.e2e.conftest import ask
 from tests.unit.models.gguf_bytes import UINT32, build, right_metadata
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -57,20 +61,31 @@ async def test_the_runner_reads_a_file_before_llama_cpp_is_loaded(
 
 
 @pytest.mark.reliability("S-23")
-async def test_a_file_that_makes_llama_cpp_abort_ends_its_runner_only(tmp_path: Path) -> None:
+async def test_a_file_that_makes_llama_cpp_abort_ends_its_runner_only(
+    scripted: Callable[..., LocalModel], tmp_path: Path
+) -> None:
     path = tmp_path / "m.gguf"
     write_random_llama(path)
-    token = struct.pack("<Q", 2) + b"%s"
+    token = struct.pack("<Q", 2)
     content = path.read_bytes()
-    assert token % b"ae" in content
-    path.write_bytes(content.replace(token % b"ae", token % b"et", 1))  # It has "et" already.
-    read_header(path)  # Every field is right: to compare all tokens would take too long.
-    runner = Runner(LocalModel(name="m", path=str(path), format="gguf"))
+    assert token + b"ae" in content
+    # Not "a" to the reader, but to llama.cpp, for which a text ends at the first NUL.
+    path.write_bytes(content.replace(token + b"ae", token + b"a\0", 1))
+    read_header(path)
+    fleet = Fleet([scripted("good"), LocalModel(name="m", path=str(path), format="gguf")])
     try:
-        with pytest.raises(EngineStartError, match=r"'m' was killed .*SIGABRT.* while loading"):
-            await asyncio.wait_for(runner.start(), 60)
+        failures = await asyncio.wait_for(fleet.start(), 60)
+        assert set(failures) == {"m"}
+        assert re.fullmatch(
+            r"the runner of model 'm' was killed by signal 6 \(SIGABRT\) while loading"
+            rf" {re.escape(repr(str(path)))}; the last line that it wrote: .*GGML_ASSERT.*failed",
+            failures["m"].message,
+        )
+        assert fleet.status("m").state == "failed"
+        async with aclosing(fleet.generate("good", ask("x"))) as chunks:
+            assert "".join([chunk.text async for chunk in chunks]) == "You said: x"
     finally:
-        await runner.close()
+        await fleet.close()
 
 
 @pytest.mark.reliability("S-23")
@@ -82,7 +97,7 @@ async def test_a_runner_that_hangs_while_loading_can_be_given_up(
     await until(lambda: is_started(runner))
     child = psutil.Process(runner.pid)
     child.send_signal(signal.SIGSTOP)  # As a native call that never gives the interpreter back.
-    await asyncio.wait_for(runner.close(), 2)
+    await asyncio.wait_for(runner.close(), 20)
     assert not child.is_running()
     with pytest.raises(EngineStartError, match="while loading"):
         await starting

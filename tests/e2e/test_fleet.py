@@ -21,6 +21,7 @@ from openllm.errors import (
 from openllm.fleet import Fleet
 from openllm.types import GenerateRequest, LocalModel
 from tests.e2e.conftest import ask
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 Scripted = Callable[..., LocalModel]
@@ -42,13 +43,6 @@ async def started(
 async def text(fleet: Fleet, name: str, request: GenerateRequest) -> str:
     async with aclosing(fleet.generate(name, request)) as chunks:
         return "".join([chunk.text async for chunk in chunks])
-
-
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true in time"
-        await asyncio.sleep(0.02)
 
 
 def kill(fleet: Fleet, name: str) -> None:
@@ -101,7 +95,7 @@ async def test_a_killed_runner_is_restarted_and_others_go_on(scripted: Scripted)
         begun = time.monotonic()
         kill(fleet, "one")
         results = await asyncio.gather(*streams, return_exceptions=True)
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < 5.0  # Two on a machine that is not loaded.
         assert all(isinstance(result, EngineCrashedError) for result in results)
         assert not fleet.ready
         with pytest.raises(EngineUnavailableError) as refused:

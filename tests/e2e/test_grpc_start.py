@@ -8,7 +8,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -37,6 +36,7 @@ from tests.api.grpc_peer import (
 )
 from tests.e2e.server_process import COMMAND, ServerProcess, run, serving
 from tests.processes import alive_after
+from tests.waiting import wait_until
 
 Scripted = Callable[..., LocalModel]
 QUESTION = "What is the capital of France?"
@@ -73,6 +73,7 @@ def test_the_bundled_model_is_served(demo: tuple[ServerProcess, Peer]) -> None:
 
 
 @pytest.mark.spec("S0-35")
+@pytest.mark.reliability("C-25")
 def test_http_grpc_the_command_and_the_class_answer_alike(
     demo: tuple[ServerProcess, Peer],
 ) -> None:
@@ -105,10 +106,9 @@ def test_a_cancelled_stream_frees_its_place_in_the_model(scripted: Scripted) -> 
         call = peer.stream("CompletionStream", pb.CompletionRequest(prompt=["long"]))
         next(call)
         call.cancel()
-        begun = time.monotonic()
-        answer = peer.call("Completion", pb.CompletionRequest(prompt=["hello"]))
+        # By itself, the place would be free after 30 s.
+        answer = peer.call("Completion", pb.CompletionRequest(prompt=["hello"]), timeout=10)
         assert answer.choices[0].text
-        assert time.monotonic() - begun < 2  # The place is free within one second.
 
 
 def test_sigterm_ends_server_and_runner(scripted: Scripted) -> None:
@@ -121,8 +121,8 @@ def test_sigterm_ends_server_and_runner(scripted: Scripted) -> None:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
-        alive = alive_after(children, 2)
+        assert server.process.wait(30) == 0
+        alive = alive_after(children)
         assert server.process.stderr is not None
         said = server.process.stderr.read()
     assert not alive
@@ -144,7 +144,7 @@ def test_a_short_stream_is_finished_after_sigterm_and_a_long_one_is_told(
         with pytest.raises(grpc.RpcError) as raised:
             list(long)
         assert status(raised.value)[:2] == ("UNAVAILABLE", "the server is shutting down")
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
 
 
 @pytest.mark.reliability("F-14")
@@ -220,7 +220,7 @@ def secure_models(port: int, pems: Path, *, certificate: bool) -> list[str]:
     )
     options = (("grpc.use_local_subchannel_pool", 1),)
     with grpc.secure_channel(f"localhost:{port}", credentials, options=options) as channel:
-        models = Peer(None, port, channel).call("ListModels", pb.ListModelsRequest(), timeout=5)
+        models = Peer(None, port, channel).call("ListModels", pb.ListModelsRequest())
     return [each.id for each in models.models]
 
 
@@ -238,7 +238,7 @@ def test_tls_has_the_options_of_https(scripted: Scripted, pems: Path) -> None:
         context.set_alpn_protocols(["h2"])
         context.set_ciphers("ECDHE+AESGCM")
         with (
-            socket.create_connection(("localhost", port), 5) as sock,
+            socket.create_connection(("localhost", port), 30) as sock,
             context.wrap_socket(sock, server_hostname="localhost") as tls,
         ):
             cipher = tls.cipher()
@@ -300,8 +300,5 @@ def test_keys_are_read_again_on_sighup(scripted: Scripted, tmp_path: Path) -> No
         assert served("old")
         keys.write_text("new\n")
         server.process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 20
-        while not served("new"):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: served("new"))
         assert not served("old")

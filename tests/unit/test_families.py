@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from openllm.errors import ConfigurationError
-from openllm.llm.arguments import model_config
+from openllm.llm.settings import model_settings
 from openllm.models.families import (
     families,
     family_of,
@@ -274,7 +274,7 @@ def test_a_size_that_is_the_default_model_is_at_its_commit() -> None:
 
 def test_defaults_are_settings_of_a_model() -> None:
     for row in families():
-        config = model_config(None, row.defaults)
+        config = model_settings(parse_ref(row.name), {}, {}).config
         for name, value in row.defaults.items():
             assert getattr(config.defaults, name) == value, row.name
 

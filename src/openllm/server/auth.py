@@ -13,6 +13,7 @@ from hashlib import sha256
 from hmac import compare_digest
 from pathlib import Path
 
+from openllm.config.given_file import content_of
 from openllm.errors import ConfigurationError
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -86,7 +87,7 @@ def _checked(key: str) -> str:
 
 def _read_keys(file: Path) -> list[str]:
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = content_of(file).decode().splitlines()
         mode = file.stat().st_mode
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"

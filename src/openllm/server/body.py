@@ -9,6 +9,7 @@ from typing import TypeVar
 from starlette.types import Message, Receive, Scope
 
 from openllm.server.errors import ProtocolError
+from openllm.server.offload import offload
 from openllm.server.strict_json import parse_object
 from openllm.server.validation import WireModel, validate
 
@@ -20,8 +21,6 @@ IDLE_TIMEOUT = 30.0
 MIN_RATE = 1024
 """Bytes a second that a body comes with, once it has come for `IDLE_TIMEOUT` seconds."""
 
-# Above this, parsing could hold up the streams of others, so it leaves the event loop.
-_INLINE_BYTES = 32 * 1024
 # A client that is still sending an oversized body reads the refusal only when it is done.
 _DISCARD_SECONDS = 0.5
 
@@ -64,9 +63,7 @@ async def parse_request(raw: bytes, model: type[Request]) -> Request:
     Raises:
         InvalidRequestError: It is not what `model` asks for; says where and why.
     """
-    if len(raw) <= _INLINE_BYTES:
-        return validate(model, parse_object(raw))
-    return await asyncio.to_thread(lambda: validate(model, parse_object(raw)))
+    return await offload(len(raw), lambda: validate(model, parse_object(raw)))
 
 
 def _check_type(headers: dict[bytes, bytes]) -> None:

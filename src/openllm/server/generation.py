@@ -13,7 +13,17 @@ from msgspec.structs import replace
 
 from openllm.errors import EngineError
 from openllm.fleet import ServedModel
-from openllm.types import CompletionChunk, FinishReason, GenerateRequest, TokenLogprob, Usage
+from openllm.types import (
+    CompletionChunk,
+    FinishReason,
+    GenerateRequest,
+    SamplingParams,
+    TokenLogprob,
+    Usage,
+)
+
+# What the text, number and bytes of one token come to.
+_LOGPROB_BYTES = 64
 
 
 class Tally:
@@ -66,6 +76,12 @@ class Choice:
         self._texts.append(chunk.text)
         self.logprobs.extend(chunk.logprobs or ())
         self.finish_reason = chunk.finish_reason
+
+
+def answer_size(choices: Sequence[Choice], params: SamplingParams) -> int:
+    """Return about how many bytes an answer of these takes."""
+    reported = sum(len(choice.logprobs) for choice in choices) * (1 + (params.logprobs or 0))
+    return sum(len(choice.text) for choice in choices) + _LOGPROB_BYTES * reported
 
 
 async def collect(chunks: AsyncGenerator[CompletionChunk, None], tally: Tally) -> list[Choice]:

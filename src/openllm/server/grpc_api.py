@@ -6,12 +6,12 @@ a job by `openai_jobs`; only messages and codes differ.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 
 from openllm.fleet import Fleet
-from openllm.server.generation import collect
+from openllm.server.generation import answer_size, collect
 from openllm.server.grpc_answers import (
     CHAT,
     COMPLETION,
@@ -30,7 +30,8 @@ from openllm.server.grpc_messages import (
     model_request,
     tokenize_request,
 )
-from openllm.server.openai_embeddings import INLINE_BYTES, check_model, shortened
+from openllm.server.offload import offload
+from openllm.server.openai_embeddings import check_model, shortened, size_of
 from openllm.server.openai_jobs import (
     CHAT_NAMES,
     COMPLETION_NAMES,
@@ -88,12 +89,12 @@ async def _embeddings(call: Call, fleet: Fleet) -> None:
     check_model(fleet.status(model))
     with wire_names(prompt="input"):
         output = await fleet.embed(model, prompts_of(wire.input))
-    vectors = shortened(output.vectors, wire.dimensions)
-    if sum(map(len, vectors)) <= INLINE_BYTES:
-        body = embeddings_answer(model, vectors, output.prompt_tokens)
-    else:
-        body = await asyncio.to_thread(embeddings_answer, model, vectors, output.prompt_tokens)
-    await call.send(body)
+
+    def body() -> bytes:
+        vectors = shortened(output.vectors, wire.dimensions)
+        return embeddings_answer(model, vectors, output.prompt_tokens)
+
+    await call.send(await offload(size_of(output.vectors), body))
 
 
 async def _tokenize(call: Call, fleet: Fleet) -> None:
@@ -136,7 +137,8 @@ async def _completion_job(call: Call, fleet: Fleet) -> tuple[Job, bool]:
 async def _answer(call: Call, dialect: Dialect, job: Job, echo: Sequence[str] = ()) -> None:
     tally = job.tally()
     choices = await collect(job.chunks(), tally)
-    await call.send(whole_answer(dialect, job.answer, choices, tally.usage(), echo))
+    body = partial(whole_answer, dialect, job.answer, choices, tally.usage(), echo)
+    await call.send(await offload(answer_size(choices, job.params), body))
 
 
 async def _stream(call: Call, job: Job, encoder: ChunkEncoder) -> None:

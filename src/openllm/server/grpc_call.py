@@ -32,12 +32,10 @@ from openllm.server.grpc_errors import error_metadata, grpc_code, grpc_message
 from openllm.server.grpc_messages import parse_message
 from openllm.server.guard import NO_KEY
 from openllm.server.hosts import Headers
+from openllm.server.offload import offload
 from openllm.server.request_id import request_id
 
 T = TypeVar("T")
-
-# Above this, parsing could hold up the streams of others, so it leaves the event loop.
-_INLINE_BYTES = 32 * 1024
 
 logger = logging.getLogger("openllm.server")
 
@@ -69,9 +67,7 @@ class Call:
             raise InvalidRequestError(
                 "the call ended without a request message; send one", code="invalid_message"
             )
-        if len(raw) <= _INLINE_BYTES:
-            return checked(parse_message(raw, kind))
-        return await asyncio.to_thread(lambda: checked(parse_message(raw, kind)))
+        return await offload(len(raw), lambda: checked(parse_message(raw, kind)))
 
     async def receive(self, timeout: float) -> bytes | None:
         """Return the next message the client sends, None after its last one.

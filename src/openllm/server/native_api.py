@@ -5,7 +5,6 @@ The same stairs as the OpenAI-compatible routes, with another dialect on the wir
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import AbstractContextManager, aclosing
 
@@ -22,8 +21,9 @@ from openllm.server.native_schema import (
     Configuration,
     EmbedRequest,
 )
+from openllm.server.offload import offload
 from openllm.server.openai_answers import to_json
-from openllm.server.openai_embeddings import INLINE_BYTES, check_model, encode_vector
+from openllm.server.openai_embeddings import check_model, encode_vector, size_of
 from openllm.server.openai_jobs import to_message, wire_names
 from openllm.server.request_id import new_request_id
 from openllm.server.sse import EventStream
@@ -74,11 +74,8 @@ async def embed(exchange: Exchange, fleet: Fleet) -> None:
     check_model(fleet.status(model))
     with wire_names(prompt="input"):
         output = await exchange.run(fleet.embed(model, wire.input))
-    if sum(map(len, output.vectors)) <= INLINE_BYTES:
-        body = _vectors(output.vectors)
-    else:
-        body = await asyncio.to_thread(_vectors, output.vectors)
-    await exchange.answer(body)
+    vectors = output.vectors
+    await exchange.answer(await offload(size_of(vectors), lambda: _vectors(vectors)))
 
 
 def _chat_request(

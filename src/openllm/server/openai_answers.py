@@ -144,16 +144,17 @@ def whole_answer(
     parts = []
     for index, choice in enumerate(choices):
         before = echo[index] if echo else ""
-        parts.append(
-            {
-                "index": index,
-                **dialect.message(before + choice.text),
-                "logprobs": dialect.logprobs(choice.logprobs, len(before)) if logprobs else None,
-                "finish_reason": choice.finish_reason,
-            }
-        )
-    fields = answer.fields(dialect.object)
-    return orjson.dumps({**fields, "choices": parts, "usage": usage_fields(usage)})
+        part = {
+            "index": index,
+            **dialect.message(before + choice.text),
+            "logprobs": dialect.logprobs(choice.logprobs, len(before)) if logprobs else None,
+            "finish_reason": choice.finish_reason,
+        }
+        # One at a time: a single call for all would not let other threads run meanwhile.
+        parts.append(orjson.dumps(part))
+    head = orjson.dumps(answer.fields(dialect.object))[:-1]
+    tail = orjson.dumps({"usage": usage_fields(usage)})[1:]
+    return b'%b,"choices":[%b],%b' % (head, b",".join(parts), tail)
 
 
 class EventEncoder:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from functools import partial
 
 import orjson
 
 from openllm.errors import ModelNotFoundError
 from openllm.fleet import Fleet, ModelStatus
 from openllm.server.exchange import Exchange
-from openllm.server.generation import collect
+from openllm.server.generation import answer_size, collect
+from openllm.server.offload import offload
 from openllm.server.openai_answers import CHAT, COMPLETION, Dialect, EventEncoder, whole_answer
 from openllm.server.openai_jobs import (
     CHAT_NAMES,
@@ -81,8 +83,10 @@ async def _respond(
         await exchange.stream(lambda events: _pump(job.chunks(), encoder, events))
         return
     choices = await exchange.run(collect(job.chunks(), tally))
-    body = whole_answer(dialect, job.answer, choices, tally.usage(), logprobs=logprobs, echo=echo)
-    await exchange.answer(body)
+    body = partial(
+        whole_answer, dialect, job.answer, choices, tally.usage(), logprobs=logprobs, echo=echo
+    )
+    await exchange.answer(await offload(answer_size(choices, job.params), body))
 
 
 async def _pump(
@@ -100,9 +104,11 @@ async def _pump(
 
 
 def _model_fields(status: ModelStatus) -> dict[str, object]:
+    parent = {"parent": status.parent} if status.parent else {}
     return {
         "id": status.name,
         "object": "model",
         "created": status.created,
         "owned_by": "openllm",
+        **parent,
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import math
 import sys
@@ -14,13 +13,11 @@ import orjson
 from openllm.errors import InvalidRequestError, UnsupportedError
 from openllm.fleet import Fleet, ModelStatus
 from openllm.server.exchange import Exchange
+from openllm.server.offload import offload
 from openllm.server.openai_jobs import prompts_of, wire_names
 from openllm.server.openai_schema import EmbeddingRequest
-from openllm.types import EmbeddingOutput
 
 _FLOAT_BYTES = 4
-# Above this, encoding could hold up the streams of others, so it leaves the event loop.
-INLINE_BYTES = 64 * 1024
 
 
 async def embeddings(exchange: Exchange, fleet: Fleet) -> None:
@@ -30,14 +27,18 @@ async def embeddings(exchange: Exchange, fleet: Fleet) -> None:
     check_model(fleet.status(model))
     with wire_names(prompt="input"):
         output = await exchange.run(fleet.embed(model, prompts_of(wire.input)))
-    vectors = shortened(output.vectors, wire.dimensions)
-    size = sum(map(len, vectors))
     text = wire.encoding_format == "base64"
-    if size <= INLINE_BYTES:
-        body = _body(model, vectors, output, text=text)
-    else:
-        body = await asyncio.to_thread(_body, model, vectors, output, text=text)
-    await exchange.answer(body)
+
+    def body() -> bytes:
+        vectors = shortened(output.vectors, wire.dimensions)
+        return _body(model, vectors, output.prompt_tokens, text=text)
+
+    await exchange.answer(await offload(size_of(output.vectors), body))
+
+
+def size_of(vectors: Sequence[bytes]) -> int:
+    """Return how many bytes they take."""
+    return sum(map(len, vectors))
 
 
 def check_model(status: ModelStatus) -> None:
@@ -66,14 +67,13 @@ def _unit(values: array[float]) -> array[float]:
     return array("f", [value / length for value in values]) if length else values
 
 
-def _body(model: str, vectors: Sequence[bytes], output: EmbeddingOutput, *, text: bool) -> bytes:
+def _body(model: str, vectors: Sequence[bytes], tokens: int, *, text: bool) -> bytes:
     # One vector at a time: a single call for all would not let other threads run meanwhile.
     data = b",".join(
         b'{"object":"embedding","index":%d,"embedding":%b}'
         % (index, encode_vector(vector, text=text))
         for index, vector in enumerate(vectors)
     )
-    tokens = output.prompt_tokens
     usage = orjson.dumps({"prompt_tokens": tokens, "total_tokens": tokens})
     name = orjson.dumps(model)
     return b'{"object":"list","data":[%b],"model":%b,"usage":%b}' % (data, name, usage)

@@ -65,25 +65,32 @@ class Job(NamedTuple):
 def chat_job(fleet: Fleet, model: str, wire: ChatCompletionRequest) -> Job:
     """Return what `wire` asks of the served model; raises `UnsupportedError`."""
     served = fleet.find(model)
-    status = served.status()
+    status = served.status(model)
     logprobs = (wire.top_logprobs or 0) if wire.logprobs else None
     params = sampling_params(wire, served.config.defaults, logprobs=logprobs)
     _check_constraint(wire, status)
     answer = Answer.begin(status)
     messages = tuple(map(to_message, wire.messages))
-    request = GenerateRequest(request_id=answer.id, params=params, messages=messages)
+    request = GenerateRequest(
+        request_id=answer.id, params=params, messages=messages, adapter=served.adapter(model)
+    )
     return Job(served, answer, (request,), params)
 
 
 def completion_job(fleet: Fleet, model: str, wire: CompletionRequest) -> Job:
     """Return what `wire` asks of the served model; raises `UnsupportedError`."""
     served = fleet.find(model)
-    status = served.status()
+    status = served.status(model)
     params = sampling_params(wire, served.config.defaults, logprobs=wire.logprobs)
     _check_constraint(wire, status)
     answer = Answer.begin(status)
     requests = tuple(
-        GenerateRequest(request_id=f"{answer.id}-{number}", params=params, prompt=prompt)
+        GenerateRequest(
+            request_id=f"{answer.id}-{number}",
+            params=params,
+            prompt=prompt,
+            adapter=served.adapter(model),
+        )
         for number, prompt in enumerate(prompts_of(wire.prompt))
     )
     return Job(served, answer, requests, params)

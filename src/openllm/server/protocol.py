@@ -6,8 +6,11 @@ of routes or keys.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from typing import Any, cast
 
+from httptools import HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from openllm.server.errors import error_body
@@ -29,11 +32,19 @@ class HttpProtocol(HttpToolsProtocol):
         self._block_bytes = 0
         self._unparsed_bytes = 0
         self._in_headers = True
+        self._ignores_upgrade = False
+        self._reading = memoryview(b"")
+        self._read_again: Sequence[memoryview] = ()
 
     def data_received(self, data: bytes) -> None:
         # The parser reports a header only when it ends, so one that does not end is counted here.
         self._unparsed_bytes += len(data)
-        super().data_received(data)
+        unread = [memoryview(data)]
+        while unread and not self.transport.is_closing():
+            self._reading = unread.pop()
+            super().data_received(cast(bytes, self._reading))
+            unread += self._read_again
+            self._read_again = ()
         if self._unparsed_bytes > MAX_HEADER_BYTES:
             self.send_400_response("")
 
@@ -57,7 +68,12 @@ class HttpProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_headers = False
         self._block_bytes = self._unparsed_bytes = 0
-        super().on_headers_complete()
+        asked = any(name == b"upgrade" for name, _ in self.headers)
+        self._ignores_upgrade = (
+            asked and self.parser.should_upgrade() and not self._should_upgrade()
+        )
+        if not self._ignores_upgrade:
+            super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
         self._unparsed_bytes = 0
@@ -65,7 +81,24 @@ class HttpProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._unparsed_bytes = 0
-        super().on_message_complete()
+        if not self._ignores_upgrade:
+            super().on_message_complete()
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Read the request once more without `Upgrade`; called when the parser raised for it.
+
+        Of a request that asks for another protocol the parser reads no body: it would be lost, or
+        be taken for the next request. Java's client asks so for HTTP/2.
+        """
+        raised = cast(HttpParserUpgrade, sys.exc_info()[1])
+        line = (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        kept = [header for header in self.headers if header[0] != b"upgrade"]
+        head = [b"%b %b HTTP/%b" % line, *(b"%b: %b" % header for header in kept), b"\r\n"]
+        after = self._reading[raised.args[0] :]
+        self._read_again = (after, memoryview(b"\r\n".join(head)))  # The last one comes first.
+        # One that has read `Connection: close` reads nothing more.
+        self.parser = HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
     def send_400_response(self, msg: str) -> None:
         """Answer what is no HTTP request, or too large a one, and close the connection."""

@@ -9,6 +9,8 @@ import threading
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
+from openllm.models.ref import shown_source
+
 if TYPE_CHECKING:
     from openllm.models.pull import Progress
     from openllm.types import LocalModel
@@ -54,8 +56,8 @@ def stored_event(asked: str, model: LocalModel) -> dict[str, Any]:
     The tag is "" for a model that needs no store, such as the bundled one.
     """
     return {
-        "model": asked,
+        "model": shown_source(asked),
         "tag": model.tag,
-        "source": model.source,
+        "source": shown_source(model.source),
         "revision": model.revision,
     }

@@ -13,7 +13,8 @@ import open_llm_client
 from open_llm_client import Client
 from openllm.cli import main
 from openllm.cli.chat_session import ChatSession, CommandError
-from openllm.cli.line_input import history_path, read_message
+from openllm.cli.line_input import LineInput, history_path, read_message
+from openllm.errors import OpenLLMError
 from tests.unit.client.loopback_peer import Peer, event, failing, sending
 
 ANSWER = {"role": "assistant", "content": "Hello, world\u2028!"}
@@ -63,7 +64,7 @@ def test_a_script_ends_at_its_first_error(peer: Peer) -> None:
     peer.answers.append(sending(b'{"data": [{"id": "small"}]}', "application/json"))
     peer.answers.append(failing(400, "too long"))
     result = run(peer, "Hi\nMore\n")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert result.stderr == "Error: too long [HTTP 400, request req-7]\n"
     assert len(peer.requests) == 2
 
@@ -76,7 +77,7 @@ def test_no_server_is_said_before_the_first_message() -> None:
 
 def test_a_model_that_is_not_served_is_said_at_once(peer: Peer) -> None:
     result = run(peer, "Hi\n", "--model", "huge")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no model 'huge' is served; there are: small, large" in result.stderr
 
 
@@ -84,7 +85,7 @@ def test_exit_and_unknown_commands(peer: Peer) -> None:
     assert run(peer, "/exit\nHi\n").exit_code == 0
     assert len(peer.requests) == 1
     result = run(peer, "/quit\n")
-    assert result.exit_code == 1
+    assert result.exit_code == 2
     assert "no command /quit: /help lists them" in result.stderr
 
 
@@ -172,6 +173,7 @@ def test_save_replaces_only_by_force(session: ChatSession, tmp_path: Path) -> No
     [
         ("chat.txt", "ends neither in .json nor in .md"),
         ("nowhere/chat.md", "cannot write nowhere/chat.md"),
+        ("~no-such-user/chat.md", "cannot write ~no-such-user/chat.md"),
         ("a.md b.md", "takes one file"),
         ("'a.md", "quotation"),
     ],
@@ -180,7 +182,7 @@ def test_save_says_why_not(
     session: ChatSession, argument: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(CommandError, match=said):
+    with pytest.raises(OpenLLMError, match=said):
         session.take(f"/save {argument}")
 
 
@@ -225,3 +227,19 @@ def test_history_follows_the_xdg_directories(
     monkeypatch.setenv("XDG_STATE_HOME", "relative")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert history_path() == tmp_path / ".local" / "state" / "openllm" / "chat_history"
+
+
+def test_a_user_without_a_home_has_no_history(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(_: object) -> None:
+        raise KeyError("uid")
+
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lost)
+    reading = LineInput()
+    reading.interactive = True
+    with reading:
+        pass
+    assert "the input history was not saved: Could not determine home" in capsys.readouterr().err

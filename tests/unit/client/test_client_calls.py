@@ -116,7 +116,7 @@ def test_something_else_at_the_address_is_not_taken_for_health(peer: Peer) -> No
 def test_wait_until_ready_outlasts_a_start(peer: Peer) -> None:
     peer.answers.extend([failing(503), failing(503)])
     with open_llm_client.create(peer.url) as client:
-        client.wait_until_ready(timeout=10)
+        client.wait_until_ready(timeout=30)
     assert [path for _, path, _, _ in peer.requests] == ["/readyz"] * 3
 
 

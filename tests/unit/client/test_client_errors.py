@@ -5,8 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import open_llm_client
+from tests.ports import held_port
 from tests.unit.client.loopback_peer import Peer, failing, sending
 
 Call = Callable[..., Any]
@@ -120,10 +120,11 @@ def test_a_wait_too_long_is_left_to_the_caller(call: Call, peer: Peer) -> None:
 
 
 def test_nobody_at_the_address(call: Call, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
+    with held_port() as unused:
         monkeypatch.setattr(peer, "url", f"http://127.0.0.1:{unused.getsockname()[1]}")
-    with pytest.raises(open_llm_client.ConnectionFailed, match="cannot reach http://127") as caught:
-        call("chat", "Hi", options=NO_RETRY)
+        expected = pytest.raises(open_llm_client.ConnectionFailed, match="cannot reach http://127")
+        with expected as caught:
+            call("chat", "Hi", options=NO_RETRY)
     assert caught.value.retryable
     assert isinstance(caught.value, ConnectionError)
 
@@ -137,14 +138,18 @@ def test_a_host_that_does_not_exist() -> None:
 
 
 def test_a_server_that_is_late_is_reached() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        port = unused.getsockname()[1]
     answered = threading.Event()
-    with open_llm_client.create(f"http://127.0.0.1:{port}", max_retries=30) as client:
+    with (
+        held_port() as server,
+        open_llm_client.create(
+            f"http://127.0.0.1:{server.getsockname()[1]}", max_retries=30
+        ) as client,
+    ):
         thread = threading.Thread(target=lambda: (client.models(), answered.set()))
         thread.start()
-        with _answering_once(port):
-            thread.join(20)
+        time.sleep(0.3)
+        _answer_once(server)
+        thread.join(20)
     assert answered.is_set()
 
 
@@ -164,7 +169,7 @@ def test_a_connection_that_breaks_after_sending_is_not_tried_again() -> None:
             pytest.raises(open_llm_client.ConnectionFailed, match="broke") as caught,
         ):
             client.chat("Hi")
-        thread.join(5)
+        thread.join(20)
     assert not caught.value.retryable
     assert len(accepted) == 1
 
@@ -180,16 +185,13 @@ def test_silence_is_a_timeout() -> None:
     assert isinstance(caught.value, TimeoutError)
 
 
-@contextmanager
-def _answering_once(port: int) -> Iterator[None]:
-    """Start listening only now, and answer one request for the models."""
-    time.sleep(0.3)
+def _answer_once(server: socket.socket) -> None:
+    """Begin to listen, and answer one request for the models."""
     body = b'{"data": []}'
     head = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body)
-    with socket.create_server(("127.0.0.1", port)) as server:
-        server.settimeout(15)
-        connection, _ = server.accept()
-        with connection:
-            connection.recv(65536)
-            connection.sendall(head + body)
-        yield
+    server.listen()
+    server.settimeout(20)
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(65536)
+        connection.sendall(head + body)

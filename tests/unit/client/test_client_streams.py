@@ -44,11 +44,11 @@ def test_the_stream_knows_message_and_configuration(peer: Peer) -> None:
 
 
 def test_pieces_arrive_while_the_server_still_works(peer: Peer) -> None:
-    peer.answers.append(slow(peer, ["first", "second"], pause=5.0))
+    peer.answers.append(slow(peer, ["first", "second"], pause=30.0))
     started = time.monotonic()
     with open_llm_client.create(peer.url) as client, client.chat("Hi", stream=True) as stream:
         assert next(stream) == "first"
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 20
 
 
 def test_closing_stops_the_server(peer: Peer) -> None:
@@ -56,7 +56,7 @@ def test_closing_stops_the_server(peer: Peer) -> None:
     with open_llm_client.create(peer.url) as client, client.chat("Hi", stream=True) as stream:
         next(stream)
         stream.close()
-        assert peer.abandoned.wait(5)
+        assert peer.abandoned.wait(20)
         assert list(stream) == []
         assert client.chat("Hi").message == "Hello, world!"
 
@@ -68,7 +68,7 @@ def test_dropping_a_stream_stops_the_server(peer: Peer) -> None:
             assert piece == "0 "
             break
         gc.collect()
-        assert peer.abandoned.wait(5)
+        assert peer.abandoned.wait(20)
 
 
 @pytest.mark.anyio
@@ -81,7 +81,7 @@ async def test_closing_an_async_stream_stops_the_server(peer: Peer) -> None:
         async with pooled, chat("Hi", stream=True) as stream:
             assert await anext(stream) == "0 "
             await stream.aclose()
-            assert await asyncio.to_thread(peer.abandoned.wait, 5)
+            assert await asyncio.to_thread(peer.abandoned.wait, 20)
         blocking.close()
 
 
@@ -92,7 +92,7 @@ async def test_dropping_an_async_stream_stops_the_server(peer: Peer) -> None:
         async for piece in client.async_chat("Hi", stream=True):
             assert piece == "0 "
             break
-        assert await asyncio.to_thread(peer.abandoned.wait, 5)
+        assert await asyncio.to_thread(peer.abandoned.wait, 20)
 
 
 @pytest.mark.anyio
@@ -110,7 +110,7 @@ async def test_cancelling_a_task_stops_the_server(peer: Peer) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await asyncio.to_thread(peer.abandoned.wait, 5)
+    assert await asyncio.to_thread(peer.abandoned.wait, 20)
 
 
 def test_a_stream_without_its_end_is_an_error(call: Call, peer: Peer) -> None:

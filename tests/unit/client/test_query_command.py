@@ -67,6 +67,16 @@ def test_flags_reach_the_server_in_both_spellings(peer: Peer) -> None:
     ]
 
 
+def test_flags_have_the_names_and_limits_of_the_settings(peer: Peer) -> None:
+    assert run(peer, "--max-new-tokens", "4", "--stop", "a", "--stop", "b", "Hi").exit_code == 0
+    assert peer.bodies == [{"prompt": "Hi", "max_tokens": 4, "stop_sequence": ["a", "b"]}]
+    refused = run(peer, "--temperature", "nan", "--top-k", "-1", "Hi")
+    assert refused.exit_code == 2
+    assert "- --temperature 'nan' must be a number from 0 to 1\n" in refused.stderr
+    assert "- --top-k '-1' must be a whole number, 0 or more\n" in refused.stderr
+    assert len(peer.bodies) == 1
+
+
 def test_every_option_of_the_client_is_a_flag() -> None:
     flags = {parameter.name for parameter in query.params}
     assert ChatOptions.__optional_keys__ - {"messages", "echo"} <= flags
@@ -106,12 +116,18 @@ def test_no_server_is_one_line_with_the_fix(mode: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(400, "it is too hot [HTTP 400, request req-7]\n"), (401, "--api-key")]
+    ("status", "said", "ends"),
+    [
+        (400, "it is too hot [HTTP 400, request req-7]\n", 2),
+        (404, "it is too hot", 2),
+        (401, "--api-key", 1),
+        (503, "it is too hot", 1),
+    ],
 )
-def test_a_refusal_is_one_line(peer: Peer, status: int, said: str) -> None:
-    peer.answers.append(failing(status, "it is too hot"))
+def test_a_refusal_is_one_line(peer: Peer, status: int, said: str, ends: int) -> None:
+    peer.answers += [failing(status, "it is too hot")] * 9
     result = run(peer, "Hi")
-    assert result.exit_code == 1
+    assert result.exit_code == ends
     assert said in result.stderr
     assert result.stderr.count("\n") == 1
 
@@ -135,11 +151,11 @@ def test_ctrl_c_stops_the_server_and_ends_with_130(peer: Peer) -> None:
     process = _start("query", "--url", peer.url, "Hi")
     assert process.stdout.read(5) == "word "
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert out.endswith("\n")
     assert err == ""
-    assert peer.abandoned.wait(5)
+    assert peer.abandoned.wait(20)
 
 
 def _start(*arguments: str) -> Any:

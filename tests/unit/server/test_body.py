@@ -22,13 +22,13 @@ async def drip(seconds: float) -> AsyncIterator[Message]:
         yield {"type": "http.request", "body": b"x", "more_body": True}
 
 
-@pytest.mark.parametrize(("gap", "says"), [(0.01, "bytes a second"), (1.0, "no part")])
+@pytest.mark.parametrize(("gap", "says"), [(0.01, "bytes a second"), (60.0, "no part")])
 async def test_a_body_that_never_ends_is_refused(
     gap: float, says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(body, "IDLE_TIMEOUT", 0.1)
+    monkeypatch.setattr(body, "IDLE_TIMEOUT", 0.5)
     pieces = drip(gap)
     with pytest.raises(ProtocolError, match=says) as refused:
-        await asyncio.wait_for(body.read_body(SCOPE, pieces.__anext__, 1000), 5)
+        await asyncio.wait_for(body.read_body(SCOPE, pieces.__anext__, 1000), 20)
     assert refused.value.status == 408
     assert (b"connection", b"close") in refused.value.headers

@@ -15,6 +15,7 @@ from openllm.models.pull import Progress
 from openllm.server.pull_events import Pace
 from openllm.server.pulls import MAX_PULLS, Pull, Pulls
 from openllm.types import LocalModel
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -67,14 +68,6 @@ async def leave_after_one(pull: Pull) -> None:
     async with aclosing(pull.follow()) as steps:
         async for _ in steps:
             break
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 @pytest.mark.reliability("F-09")

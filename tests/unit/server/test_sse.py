@@ -73,11 +73,11 @@ async def test_an_event_waits_for_a_comment_on_its_way(monkeypatch: pytest.Monke
 async def test_a_write_that_takes_too_long() -> None:
     client = Client()
     client.reads.clear()
-    stream = EventStream(client, 0.05)
+    stream = EventStream(client, 0.5)
     write = asyncio.create_task(stream.write(b"data: 1\n\n"))
     await asyncio.sleep(0)
     await stream.check()  # Not yet.
-    await asyncio.sleep(0.06)
+    await asyncio.sleep(0.6)
     with pytest.raises(SlowClientError):
         await stream.check()
     with pytest.raises(SlowClientError):
