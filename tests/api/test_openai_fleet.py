@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import re
 import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
 
 from openllm.fleet import Fleet
@@ -42,6 +44,44 @@ async def test_both_models_answer(server: Server) -> None:
             assert (answer.model, answer.choices[0].message.content) == (name, TEXT)
             assert (await sdk.embeddings.create(model=name, input="hi")).data[0].embedding
         assert [model.id async for model in sdk.models.list()] == ["one", "two"]
+
+
+@pytest.mark.reliability("C-24")
+async def test_requests_reach_the_model_that_they_name(tmp_path: Path) -> None:
+    names = [f"model-{number}" for number in range(6)]
+    models = []
+    for name in names:
+        path = tmp_path / f"{name}.script.json"
+        path.write_text(json.dumps({"default": {"reply": f"I am {name}: {{user}}"}}))
+        models.append(LocalModel(name=name, path=str(path), format="script"))
+    chance = random.Random(0)
+    wrong = ["MODEL-1", "model-9", "model_2", "model-3 "]
+    with running(Fleet(models)) as server:
+        async with server.sdk() as sdk:
+
+            async def listed() -> None:
+                assert [model.id async for model in sdk.models.list()] == names
+
+            async def right(name: str, word: str) -> None:
+                asked = {"model": name, "messages": [{"role": "user", "content": word}]}
+                answer = await sdk.chat.completions.create(**asked)
+                assert answer.model == name
+                assert answer.choices[0].message.content == f"I am {name}: {word}"
+
+            async def unknown(name: str) -> None:
+                with pytest.raises(openai.NotFoundError) as told:
+                    await sdk.chat.completions.create(**chat() | {"model": name})
+                assert told.value.code == "model_not_found"
+
+            work = [right(chance.choice(names), f"word{number}") for number in range(120)]
+            work += [unknown(name) for name in wrong] * 3
+            work += [listed() for _ in range(12)]
+            chance.shuffle(work)
+            os.kill(server.fleet.pids()["model-0"], signal.SIGKILL)
+            await until(lambda: not server.fleet.ready)
+            await listed()
+            await until(lambda: server.fleet.ready)
+            await asyncio.gather(*work)
 
 
 @pytest.mark.reliability("F-01")
