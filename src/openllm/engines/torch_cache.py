@@ -58,7 +58,7 @@ class KVWindow(Cache):
 
     @property
     def held(self) -> int:
-        return len(self._keys[0]) * self._columns if self._keys else 0
+        return self._keys[0].shape[0] * self._keys[0].shape[2] if self._keys else 0
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer: int, *_: Any, **__: Any
