@@ -30,6 +30,7 @@ class Lora:
     def __init__(self, model: Any, adapters: Sequence[Adapter]) -> None:
         """Load them all; raises `EngineStartError` for one that does not fit the model."""
         self._layers: dict[str, dict[str, Matrices]] = {}
+        self._device = model.device
         self._names = frozenset(adapter.name for adapter in adapters)
         self._rows = 0
         self._groups: list[tuple[str, torch.Tensor | None]] = []
@@ -44,7 +45,9 @@ class Lora:
         self._rows = len(names)
         for name in self._names.intersection(names):
             rows = [row for row, each in enumerate(names) if each == name]
-            self._groups.append((name, None if len(rows) == len(names) else torch.tensor(rows)))
+            every = len(rows) == len(names)
+            chosen = None if every else torch.tensor(rows, device=self._device)
+            self._groups.append((name, chosen))
         try:
             yield
         finally:
@@ -83,7 +86,7 @@ class Lora:
                 out = out + x @ down @ up
                 continue
             # Some layers get the tokens of all rows as one list.
-            rows = rows.to(x.device)
+            rows = rows.to(x.device)  # Another, where the model is on several cards.
             chosen = x.reshape(self._rows, -1, x.shape[-1])[rows]
             by_row = out.reshape(self._rows, -1, out.shape[-1])
             out = by_row.index_add(0, rows, chosen @ down @ up).view(output.shape)

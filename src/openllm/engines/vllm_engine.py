@@ -104,6 +104,7 @@ class VLLMEngine:
             logger.info("starting vLLM's own process")
             self._session = await asyncio.to_thread(load, self._model, self._options, self._logs)
             logger.info("saying the first words")
+            await self._session.load_adapters()
             await self._warm_up(self._session, self._logs)
         except BaseException:
             await self.close()
@@ -194,10 +195,7 @@ class VLLMEngine:
 
     async def _warm_up(self, session: Session, logs: LogPipe) -> None:
         try:
-            await session.load_adapters()
             await session.warm_up()
-        except EngineStartError:
-            raise
         except EngineError as error:
             await asyncio.to_thread(logs.close)  # All that was logged is read then.
             raise EngineStartError(

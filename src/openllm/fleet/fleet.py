@@ -264,9 +264,10 @@ class Fleet:
         """
         if served := self._served.get(name):
             return served
+        for served in self._served.values():
+            if name in served.names:
+                return served
         names = [each for served in self._served.values() for each in served.names]
-        if name in names:
-            return next(served for served in self._served.values() if name in served.names)
         known = ", ".join(names)
         close = difflib.get_close_matches(name, names, n=1)
         hint = f"; did you mean {close[0]!r}?" if close else "."

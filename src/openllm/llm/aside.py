@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import TypeVar
+
+from openllm.models.transfer_stop import in_thread
 
 T = TypeVar("T")
 
@@ -16,14 +16,4 @@ async def aside(work: Callable[[], T]) -> T:
 
     It does for the threads of `asyncio.to_thread`. Cancelling this does not end the work.
     """
-    done: Future[T] = Future()
-    done.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="openllm-aside", daemon=True).start()
-    return await asyncio.wrap_future(done)
+    return await asyncio.wrap_future(in_thread(work))

@@ -49,6 +49,21 @@ def stopped() -> ModelFetchError:
     return ModelFetchError("the download was stopped; what has arrived is kept")
 
 
+def in_thread(work: Callable[[], Result]) -> Future[Result]:
+    """Run `work` in a thread of its own, for which the end of the process does not wait."""
+    done: Future[Result] = Future()
+    done.set_running_or_notify_cancel()  # Nobody can cancel it: the thread goes on.
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except BaseException as error:
+            done.set_exception(error)
+
+    threading.Thread(target=run, name="openllm-aside", daemon=True).start()
+    return done
+
+
 def stoppable(
     work: Callable[[], Result], halt: Halt, cancelled: threading.Event | None = None
 ) -> Result:
@@ -61,15 +76,7 @@ def stoppable(
         ModelFetchError: `cancelled` was set.
         BaseException: What `work` raises.
     """
-    done: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except BaseException as error:
-            done.set_exception(error)
-
-    threading.Thread(target=run, name="openllm-transfer", daemon=True).start()
+    done = in_thread(work)
     try:
         while True:
             ended = wait((done,), _WAKE).done
