@@ -74,10 +74,16 @@ async def ask(engine: VLLMEngine, prompt: Prompt, **params: Any) -> Answer:
 
 
 def engine_processes(parent: int | None = None) -> list[psutil.Process]:
-    """Return the processes below `parent`, this one by default, that hold a model."""
-    return [
-        process
-        for process in psutil.Process(parent).children(recursive=True)
-        if process.status() != psutil.STATUS_ZOMBIE
-        and "resource_tracker" not in " ".join(process.cmdline())
-    ]
+    """Return the processes below `parent`, this one by default, in which vLLM computes.
+
+    Others come and go at any moment: Python and vLLM ask `file` and `lscpu` about the machine.
+    """
+    return [each for each in psutil.Process(parent).children(recursive=True) if _computes(each)]
+
+
+def _computes(process: psutil.Process) -> bool:
+    try:
+        words = " ".join(process.cmdline())
+    except psutil.NoSuchProcess:  # A zombie, or gone since it was listed.
+        return False
+    return "multiprocessing.spawn" in words or words.startswith("VLLM::EngineCore")

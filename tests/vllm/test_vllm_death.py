@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, Iterator
+from asyncio import Task
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import psutil
@@ -20,6 +22,7 @@ from openllm.runner.client import Runner
 from openllm.types import CompletionChunk, LocalModel
 from tests.processes import alive_after
 from tests.vllm.serving import FOLDER, ask, engine_processes, request, started, vllm
+from tests.waiting import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -79,43 +82,44 @@ async def test_closing_ends_open_requests_and_leaves_no_process() -> None:
         await ask(engine, "The", max_tokens=1)
 
 
-def vllm_runner() -> Runner:
+@asynccontextmanager
+async def loading(limit: float | None = None) -> AsyncIterator[tuple[Task[None], psutil.Process]]:
+    """Load a model in a runner; gives that, and the process in which vLLM will compute."""
     options = {"backend": "vllm", "max_concurrency": 2, "enforce_eager": True, "threads": 1}
     config = ModelConfig(load=LoadOptions(context_length=256, **options))
-    return Runner(LocalModel(name="m", path=str(FOLDER), format="safetensors"), config)
+    runner = Runner(LocalModel(name="m", path=str(FOLDER), format="safetensors"), config)
+    starting = asyncio.create_task(runner.start(limit))
+    found: list[psutil.Process] = []
 
+    def appeared() -> bool:
+        with contextlib.suppress(RuntimeError):  # The runner has no process yet.
+            found[:] = engine_processes(runner.pid)
+        return bool(found)
 
-async def engine_core(runner: Runner) -> psutil.Process:
-    """Wait for the process in which vLLM will compute."""
-    for _ in range(1200):
-        with contextlib.suppress(RuntimeError):  # It has no process yet.
-            if found := engine_processes(runner.pid):
-                return found[0]
-        await asyncio.sleep(0.05)
-    raise TimeoutError("vLLM has not started its process")
+    try:
+        await until(appeared, 60.0)
+        yield starting, found[0]
+    finally:
+        await runner.close()
+        await asyncio.gather(starting, return_exceptions=True)
 
 
 @pytest.mark.reliability("F-05")
 async def test_a_death_of_vllms_process_while_loading_is_a_load_failure() -> None:
-    runner = vllm_runner()
-    starting = asyncio.create_task(runner.start())
-    process = await engine_core(runner)
-    await asyncio.sleep(1.0)
-    process.kill()
-    with pytest.raises(EngineStartError, match=r"vLLM cannot load '.*': .*Engine core init"):
-        await asyncio.wait_for(starting, 60)
-    await runner.close()
+    async with loading() as (starting, process):
+        await asyncio.sleep(1.0)
+        process.kill()
+        with pytest.raises(EngineStartError, match=r"vLLM cannot load '.*': .*Engine core init"):
+            await asyncio.wait_for(starting, 60)
 
 
 async def test_a_hang_of_vllms_process_while_loading_ends_in_time() -> None:
-    runner = vllm_runner()
-    starting = asyncio.create_task(runner.start(45.0))
-    process = await engine_core(runner)
-    process.suspend()
-    with pytest.raises(EngineStartError, match=r"45 s, the load_timeout.* to: starting vLLM's own"):
-        await asyncio.wait_for(starting, 90)
-    assert alive_after([process], 5.0) == []
-    await runner.close()
+    said = r"45 s, the load_timeout.* to: starting vLLM's own"
+    async with loading(45.0) as (starting, process):
+        process.suspend()
+        with pytest.raises(EngineStartError, match=said):
+            await asyncio.wait_for(starting, 90)
+        assert alive_after([process]) == []
 
 
 @pytest.fixture
@@ -148,10 +152,8 @@ async def test_vllm_dies_with_the_program_that_loaded_it(program: subprocess.Pop
 async def test_vllm_dies_with_a_program_that_is_still_loading(
     program: subprocess.Popen[str],
 ) -> None:
-    until = time.monotonic() + 60
-    while not (found := engine_processes(program.pid)):
-        assert time.monotonic() < until
-        await asyncio.sleep(0.05)
+    await until(lambda: engine_processes(program.pid), 60.0)
+    found = engine_processes(program.pid)
     await asyncio.sleep(1.0)
     program.send_signal(signal.SIGKILL)
     assert alive_after(found) == []

@@ -5,20 +5,14 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 import openllm
-from tests.e2e.server_process import ServerProcess, serving
+from tests.e2e.server_process import serving
+from tests.vllm.serving import engine_processes
 
 FOLDER = Path(openllm.__file__).parent / "demo" / "safetensors"
 CHAT = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
-
-
-def engine_core(server: ServerProcess) -> psutil.Process:
-    """The process in which vLLM computes: the runner's child that uses the most memory."""
-    children = psutil.Process(server.process.pid).children(recursive=True)[1:]
-    return max(children, key=lambda child: child.memory_info().rss)
 
 
 @pytest.mark.spec("S1-01", "S1-44")
@@ -28,7 +22,8 @@ def test_a_dead_engine_is_replaced() -> None:
     with serving(f"folder={FOLDER}", *options) as server:
         reply = server.post("/v1/chat/completions", CHAT | {"temperature": 0}).json()
         assert reply["choices"][0]["message"]["content"] == "The capital of France is Paris."
-        engine_core(server).kill()
+        (engine,) = engine_processes(server.process.pid)
+        engine.kill()
         refused = server.post("/v1/chat/completions", CHAT)
         assert refused.status_code in (500, 503)
         deadline = time.monotonic() + 120
