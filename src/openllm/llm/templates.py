@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from openllm.prompts import ChatTemplate
@@ -22,7 +22,8 @@ class TextRules(NamedTuple):
     """How text becomes a prompt, and what a text ends with.
 
     Attributes:
-        template: The chat template; None where the model has none.
+        template: The chat template; None where the model has none. The BOS that it writes, no
+            engine doubles.
         bos: Text of the token that the tokenizer puts first by itself, "" if it puts none.
         eos: Text of the token that ends a text, "" if it is not known.
         closed: An encoder reads the prompt, so it ends as a text does.
@@ -84,32 +85,19 @@ def _of_other(path: str) -> TextRules:
 
     folder = path if os.path.isdir(path) else os.path.dirname(path)
     source = FolderFiles(folder).text(TEMPLATE, MAX_TEMPLATE_BYTES)
-    return _rules(source, (), "", "", add_bos=False)
+    return TextRules(ChatTemplate(source) if source else None)
 
 
 def _of_tokens(read: FolderTokens | ModelFolder | GgufHeader) -> TextRules:
-    return _rules(
-        read.chat_template,
-        read.control_tokens,
-        read.bos_token,
-        read.eos_token,
-        add_bos=read.add_bos,
-    )
-
-
-def _rules(
-    source: str | None, control_tokens: Iterable[str], bos: str, eos: str, *, add_bos: bool
-) -> TextRules:
     template = None
-    if source:
+    if read.chat_template:
         template = ChatTemplate(
-            source,
-            control_tokens=control_tokens,
-            bos_token=bos,
-            eos_token=eos,
-            add_bos=add_bos,
+            read.chat_template,
+            control_tokens=read.control_tokens,
+            bos_token=read.bos_token,
+            eos_token=read.eos_token,
         )
-    return TextRules(template, bos if add_bos else "", eos)
+    return TextRules(template, read.bos_token if read.add_bos else "", read.eos_token)
 
 
 _READERS: dict[ModelFormat, Callable[[str], TextRules]] = {

@@ -1,7 +1,8 @@
 """What one rendering of a template may still do: steps against a clock, characters made.
 
 Text and lists are made only by the operations here that a template could make them grow with.
-Each pays before it makes anything, so a template runs out of budget, never out of memory.
+Each pays before it makes anything, so a template runs out of budget, never out of memory. Long
+messages raise both limits: a template may look at each character, and add turn by turn to a text.
 """
 
 from __future__ import annotations
@@ -18,9 +19,13 @@ from jinja2.filters import FILTERS
 from jinja2.runtime import Context
 
 MAX_SECONDS = 1.0
+"""Processor time of the thread, so that a busy machine refuses nothing."""
 MAX_WORK = 64 * 1024 * 1024
 """Characters that one rendering may make on the way; an element of a list counts as four."""
 
+_SECONDS_A_CHARACTER = 2e-6
+_WORK_A_CHARACTER = 256
+_MOST_WORK = 4 * MAX_WORK
 _ELEMENT = 4
 _STEPS_PER_CLOCK = 16
 _MAX_INDENT = 16
@@ -37,24 +42,26 @@ class LimitError(Exception):
 
 
 class Budget:
-    """Time and characters left to the rendering of this thread or task."""
+    """Time and characters left to the rendering of messages of so many characters."""
 
-    __slots__ = ("_end", "_left", "_steps")
+    __slots__ = ("_end", "_left", "_seconds", "_steps", "_work")
 
-    def __init__(self) -> None:
-        self._end = time.monotonic() + MAX_SECONDS
-        self._left = MAX_WORK
+    def __init__(self, characters: int) -> None:
+        self._seconds = MAX_SECONDS + characters * _SECONDS_A_CHARACTER
+        self._end = time.thread_time() + self._seconds
+        self._work = min(MAX_WORK + characters * _WORK_A_CHARACTER, _MOST_WORK)
+        self._left = self._work
         self._steps = 0
 
     def step(self) -> None:
         self._steps += 1
-        if self._steps % _STEPS_PER_CLOCK == 0 and time.monotonic() > self._end:
-            raise LimitError(f"it runs for more than {MAX_SECONDS:g} s")
+        if self._steps % _STEPS_PER_CLOCK == 0 and time.thread_time() > self._end:
+            raise LimitError(f"it runs for more than {self._seconds:.2g} s")
 
     def pay(self, amount: int) -> None:
         self._left -= amount
         if self._left < 0:
-            raise LimitError(f"it makes more than {MAX_WORK} characters")
+            raise LimitError(f"it makes more than {self._work} characters")
 
 
 BUDGET: ContextVar[Budget] = ContextVar("template_budget")
@@ -141,27 +148,28 @@ def _filter_join(
 
 
 def _filter_replace(value: Any, old: str, new: str, count: int | None = None) -> str:
-    return replace(text(value), str(old), str(new), -1 if count is None else count)
+    return replace(str(text(value)), str(old), str(new), -1 if count is None else count)
 
 
-def _filter_indent(value: Any, width: int = 4, first: bool = False, blank: bool = False) -> str:
-    margin = " " * min(width, _MAX_INDENT)
-    head, *rest = text(value).split("\n")
-    lines = [margin + line if line or blank else line for line in rest]
-    return join("\n", [margin + head if first else head, *lines])
+def _filter_indent(
+    value: Any, width: int | str = 4, first: bool = False, blank: bool = False
+) -> str:
+    written = text(value)
+    pay(len(written) + _margin(width) * (1 + len(written.splitlines())))
+    indented: str = FILTERS["indent"](written, width, first, blank)
+    return indented
 
 
 def _filter_tojson(
     value: Any,
     ensure_ascii: bool = False,
-    indent: int | None = None,
+    indent: int | str | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
     """As Hugging Face has it: nothing is escaped for HTML, other alphabets stay as they are."""
-    if (indent or 0) > _MAX_INDENT or any(len(part) > _MAX_INDENT for part in separators or ()):
-        raise LimitError("it asks tojson for too wide an indent or separator")
-    pay(written_size(value) * (1 + (indent or 0)))
+    widest = max(_margin(indent or 0), *map(_margin, separators or ("",)))
+    pay(written_size(value) * (1 + widest))
     return json.dumps(
         value,
         ensure_ascii=ensure_ascii,
@@ -169,6 +177,14 @@ def _filter_tojson(
         separators=separators,
         sort_keys=sort_keys,
     )
+
+
+def _margin(width: int | str) -> int:
+    """Return the characters of an indent or a separator, which must be few."""
+    size = len(width) if isinstance(width, str) else width
+    if size > _MAX_INDENT:
+        raise LimitError(f"it asks for an indent or a separator of {size} characters")
+    return max(0, size)
 
 
 def _counted(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import datetime
+from string import Formatter
 from typing import Any, NoReturn
 
 from jinja2 import Template, nodes, pass_context
@@ -50,7 +51,13 @@ _SAFE_STR_METHODS = (
 )
 _STR_METHODS = frozenset(_SAFE_STR_METHODS.split())
 _GLOBALS = ("cycler", "dict", "joiner", "namespace", "range")
-_WIDTH = re.compile(r"%[-+ #0]*[\d*.]")
+_WIDTH = r"[-+ #0]*(\d{0,2}\.)?(\*|\d{3})"
+_WIDE = re.compile("%" + _WIDTH)
+_WIDE_KEY = re.compile("[%)]" + _WIDTH)
+_FIELD = 512
+"""Characters of a formatted number at most, with a width or a precision of two digits."""
+_OF_JINJA = ("_loop_vars", "_block_vars")
+"""What Jinja passes along with the arguments of a call inside of a loop or a block."""
 
 
 class RefusalError(Exception):
@@ -58,13 +65,14 @@ class RefusalError(Exception):
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}` marks an assistant's text for training; here its body is what counts."""
+    """`{% generation %}` marks an assistant's text for training; here it is a scope, no more."""
 
     tags = {"generation"}  # noqa: RUF012
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
 
 
 class _Environment(ImmutableSandboxedEnvironment):
@@ -96,7 +104,8 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         BUDGET.get().step()
-        for value in (*args, *kwargs.values()):
+        named = {name: value for name, value in kwargs.items() if name not in _OF_JINJA}
+        for value in (*args, *named.values()):
             if isinstance(value, (list, tuple, dict)):
                 display(value)
         name = getattr(obj, "__name__", "")
@@ -104,9 +113,9 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(owner, str) and name == "join":
             return join(owner, *args)
         if isinstance(owner, str) and name == "replace":
-            return replace(owner, *args, **kwargs)
+            return replace(owner, *args, **named)
         if isinstance(owner, str) and name.startswith("format"):
-            _pay_format(owner, args, kwargs)
+            _pay_format(owner, args, named)
         result = super().call(context, obj, *args, **kwargs)
         return display(result) if obj is dict else made(result)
 
@@ -143,15 +152,19 @@ def _pay_product(operator: str, left: Any, right: Any) -> None:
 
 def _pay_percent(left: Any, right: Any) -> None:
     if isinstance(left, str):
-        if _WIDTH.search(left):
-            raise LimitError("it formats text to a width")
-        pay(len(left) + left.count("%") * written_size(right))
+        wide = _WIDE_KEY if "%(" in left else _WIDE
+        if wide.search(left):
+            raise LimitError("it formats text to a width of more than 99")
+        pay(len(left) + left.count("%") * (_FIELD + written_size(right)))
 
 
 def _pay_format(pattern: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-    if ":" in pattern:
-        raise LimitError("it formats text to a width")
-    pay(len(pattern) + pattern.count("{") * written_size([*args, *kwargs.values()]))
+    pay(len(pattern))
+    size = _FIELD + written_size([*args, *kwargs.values()])
+    for _, name, width, _ in each(Formatter().parse(pattern)):
+        if width and ("{" in width or re.search(r"\d{3}", width)):
+            raise LimitError("it formats text to a width of more than 99")
+        pay(size if name is not None else 0)
 
 
 @pass_context
@@ -168,7 +181,7 @@ def _raise_exception(message: Any = "") -> NoReturn:
 
 
 def _strftime_now(pattern: str) -> str:
-    return datetime.now().astimezone().strftime(pattern)
+    return datetime.now().strftime(pattern)  # noqa: DTZ005  # Local, as transformers has it.
 
 
 class _Rewriter(NodeTransformer):
@@ -259,15 +272,15 @@ def sought_texts(source: str) -> frozenset[str]:
     return frozenset(str(node.value) for node in found if isinstance(node, nodes.Const))
 
 
-def render_template(template: Template, variables: Mapping[str, Any]) -> str:
-    """Render within the limits.
+def render_template(template: Template, variables: Mapping[str, Any], characters: int = 0) -> str:
+    """Render messages of so many characters within the limits.
 
     Raises:
         LimitError: A limit was reached.
         RefusalError: The template called `raise_exception`.
         Exception: Whatever else a template can run into.
     """
-    before = BUDGET.set(Budget())
+    before = BUDGET.set(Budget(characters))
     try:
         parts: list[str] = []
         length = 0

@@ -45,7 +45,6 @@ class ChatTemplate:
         control_tokens: Iterable[str] = (),
         bos_token: str = "",
         eos_token: str = "",
-        add_bos: bool = False,
     ) -> None:
         """Compile the Jinja `source` and try it.
 
@@ -54,14 +53,12 @@ class ChatTemplate:
             control_tokens: Texts of tokens that a user must not be able to write.
             bos_token: Text of the begin-of-text token, "" if there is none.
             eos_token: Text of the end-of-text token, "" if there is none.
-            add_bos: The tokenizer puts BOS first by itself, so a prompt must not have it too.
 
         Raises:
             ModelFileError: It does not compile, or a probe goes beyond a limit of the sandbox.
         """
         self._template = compile_template(source)
         self._variables = {"bos_token": bos_token, "eos_token": eos_token}
-        self._dropped_bos = bos_token if add_bos else ""
         self._tokens = ControlTokens((*control_tokens, bos_token, eos_token))
         # A template may cut an assistant's text at a token, e.g. at "</think>": it must see it.
         self._assistant_tokens = self._tokens.without(sought_texts(source))
@@ -77,9 +74,10 @@ class ChatTemplate:
     ) -> tuple[Segment, ...]:
         """Return the prompt: one text, or pieces where a message holds text of control tokens.
 
-        No piece is empty. Only the first message may be of the role system (or developer);
-        later ones are left out with a logged notice. The call takes microseconds for usual
-        conversations and at most about a second: run it in a thread.
+        No piece is empty. BOS is in it where the template writes it, and nowhere else. Only the
+        first message may be of the role system (or developer); later ones are left out with a
+        logged notice. The call takes microseconds for usual conversations, at most about a second
+        and two for each million characters: run it in a thread.
 
         Raises:
             InvalidRequestError: The template refuses the messages or goes beyond a limit, or a
@@ -99,8 +97,8 @@ class ChatTemplate:
             reason = str(error) if sentinels is None else sentinels.restore(str(error))
             raise _not_renderable(error, reason) from error
         if sentinels is None:
-            return self._without_bos((rendered,) if rendered else ())
-        return self._without_bos(sentinels.split(rendered))
+            return (rendered,) if rendered else ()
+        return sentinels.split(rendered)
 
     def _turns(self, messages: Sequence[Message]) -> list[_Turn]:
         if not messages:
@@ -147,6 +145,7 @@ class ChatTemplate:
                 "documents": None,
                 **self._variables,
             },
+            characters=sum(len(turn["content"]) for turn in turns),
         )
 
     def _shows(self, turns: Sequence[_Turn], *, parts: bool = False) -> bool:
@@ -160,13 +159,6 @@ class ChatTemplate:
         except Exception as error:
             _LOG.debug("The chat template refuses a probe: %r.", error)
             return False
-
-    def _without_bos(self, segments: tuple[Segment, ...]) -> tuple[Segment, ...]:
-        first = segments[0] if segments else None
-        if not self._dropped_bos or not isinstance(first, str):
-            return segments
-        rest = first.removeprefix(self._dropped_bos)
-        return (rest, *segments[1:]) if rest else segments[1:]
 
 
 def _folded(turns: list[_Turn]) -> list[_Turn]:

@@ -117,7 +117,7 @@ ENDS = {LLAMA2: ("<s>", "</s>"), MISTRAL: ("<s>", "</s>"), GEMMA: ("<bos>", "<eo
 ENDS[LLAMA3] = ("<|begin_of_text|>", "<|eot_id|>")
 
 
-def chat_template(source: str, *, add_bos: bool = False) -> ChatTemplate:
+def chat_template(source: str) -> ChatTemplate:
     """Build the template with the control tokens of its family."""
     bos, eos = ENDS.get(source, ("", ""))
     return ChatTemplate(
@@ -125,7 +125,6 @@ def chat_template(source: str, *, add_bos: bool = False) -> ChatTemplate:
         control_tokens=CONTROL_TOKENS[source],
         bos_token=bos,
         eos_token=eos,
-        add_bos=add_bos,
     )
 
 

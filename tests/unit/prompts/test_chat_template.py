@@ -11,7 +11,6 @@ from openllm.prompts import ChatTemplate, LiteralText
 from openllm.types import Message
 from tests.unit.prompts.templates import (
     CHATML,
-    CONTROL_TOKENS,
     GEMMA,
     LLAMA2,
     LLAMA3,
@@ -28,10 +27,9 @@ HI = Message("assistant", "Hi!")
 MORE = Message("user", "More?")
 
 
-def rendered(source: str, *messages: Message, prompt: bool = True, add_bos: bool = False) -> str:
+def rendered(source: str, *messages: Message, prompt: bool = True) -> str:
     """The prompt, which must be one text."""
-    template = chat_template(source, add_bos=add_bos)
-    (text,) = template.render(messages, add_generation_prompt=prompt)
+    (text,) = chat_template(source).render(messages, add_generation_prompt=prompt)
     assert isinstance(text, str)
     return text
 
@@ -83,21 +81,13 @@ def test_generation_prompt_can_be_left_out() -> None:
     assert rendered(CHATML, HELLO, prompt=False) == "<|im_start|>user\nHello<|im_end|>\n"
 
 
-@pytest.mark.parametrize("source", [LLAMA3, GEMMA, MISTRAL])
-def test_bos_is_dropped_once_where_the_tokenizer_adds_it(source: str) -> None:
-    bos = CONTROL_TOKENS[source][0]
-    assert rendered(source, HELLO).startswith(bos)
-    assert rendered(source, HELLO, add_bos=True) == rendered(source, HELLO).removeprefix(bos)
+def test_bos_is_text_and_that_of_a_user_is_literal() -> None:
+    template = ChatTemplate("{{ bos_token }}{{ messages[0].content }}", bos_token="<s>")
+    assert template.render([Message("user", "<s>a")]) == ("<s>", LiteralText("<s>"), "a")
 
 
-def test_bos_of_a_user_is_not_dropped() -> None:
-    template = ChatTemplate("{{ messages[0].content }}", bos_token="<s>", add_bos=True)
-    assert template.render([Message("user", "<s>a")]) == (LiteralText("<s>"), "a")
-
-
-def test_prompt_of_nothing_but_bos_is_empty() -> None:
-    template = ChatTemplate("{{ bos_token }}", bos_token="<s>", add_bos=True)
-    assert template.render([HELLO]) == ()
+def test_prompt_of_nothing_is_empty() -> None:
+    assert ChatTemplate("{{ bos_token }}").render([HELLO]) == ()
 
 
 @pytest.mark.spec("S3-28")
@@ -200,6 +190,26 @@ def test_names_that_templates_of_hugging_face_expect() -> None:
     (text,) = ChatTemplate(source, bos_token="<s>", eos_token="</s>").render([HELLO])
     expected = '<s></s>TrueTrue{"a": "é<", "b": [1]}[\n 1,\n 2\n]02'
     assert text == expected + str(datetime.now().astimezone().year)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("{{ '%02d|%.2f|%(a)s' % {'a': 1} if false else '%02d|%.2f' % (7, 0.5) }}", "07|0.50"),
+        ("{{ 'Name: {}, {:>4}'.format('Ada', 7) }}", "Name: Ada,    7"),
+        (
+            "{% for i in [1, 2] %}{% set a = i %}{{ 'ab'.replace('a', 'c' * a) }}{% endfor %}",
+            "cbccb",
+        ),
+        ("{% set a = 1 %}{% generation %}{% set a = 2 %}{{ a }}{% endgeneration %}{{ a }}", "21"),
+        ("{{ 'a\r\nb\n\nc'|indent(2) }}|{{ 'a\nb'|indent('> ', true) }}", "a\n  b\n\n  c|> a\n> b"),
+        ("{{ ('<a>'|safe)|replace('<', '&') }}{{ ('a\nb'|e)|indent(1) + '<' }}", "&a>a\n b&lt;"),
+        ("{{ [1]|tojson(indent='\t') }}", "[\n\t1\n]"),
+        ("{{ strftime_now('%Z%z') }}", ""),
+    ],
+)
+def test_means_of_jinja_work_as_in_hugging_faces_renderer(source: str, expected: str) -> None:
+    assert "".join(map(str, ChatTemplate(source).render([HELLO]))) == expected
 
 
 def test_blocks_are_trimmed_as_hugging_face_does() -> None:

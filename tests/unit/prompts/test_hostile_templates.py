@@ -55,7 +55,17 @@ GROWING = [
     "{{ (1).to_bytes(10**10, 'big') }}",
     "{{ '%99999999999d' % 1 }}",
     "{{ '%*d' % (99999999, 1) }}",
+    "{{ '%.999999999f' % 1 }}",
+    "{{ '%2.*f' % (99999999, 1) }}",
+    "{{ '%(a)999999999d' % {'a': 1} }}",
+    "{{ '%(a(b)c)-999999999d' % {'a(b)c': 1} }}",
     "{{ '{:99999999999}'.format(1) }}",
+    "{{ '{:{w}}'.format(1, w=99999999) }}",
+    "{{ '{0[}]:99999999}'.format({'}': 1}) }}",
+    "{{ 'a'|indent(10**9) }}",
+    "{{ 'a'|indent(-(10**9)) }}{{ 'a' * 10**8 }}",
+    "{{ [1]|tojson(indent=-(10**9)) }}{{ 'a' * 10**8 }}",
+    "{{ 'a'|indent('b' * 10**9) }}",
     "{{ [1]|tojson(indent=10**9) }}",
     "{{ 'a'|replace('a', 'b' * 10**6)|replace('b', 'c' * 10**6) }}",
     "{% set x = 'a' * 10**4 %}{{ x.replace('a', x).replace('a', x) }}",
@@ -129,6 +139,35 @@ def test_output_is_limited_to_eight_mebibytes() -> None:
     assert len(text) == limit
     with pytest.raises(InvalidRequestError, match="writes more than 8388608 characters"):
         template.render([Message("user", "x" * (limit + 1))])
+
+
+def test_text_that_grows_with_each_turn_stays_within_the_limits() -> None:
+    source = (
+        "{% set out = namespace(text='') %}"
+        "{% for m in messages %}{% set out.text = out.text ~ m.role ~ ':' %}"
+        "{% set out.text = out.text ~ m.content ~ ';' %}{% endfor %}{{ out.text }}"
+    )
+    messages = [Message("user", "x" * 2000)] * 200 + [Message("user", "y" * 100_000)]
+    (text,) = ChatTemplate(source).render(messages)
+    assert text == ("user:" + "x" * 2000 + ";") * 200 + "user:" + "y" * 100_000 + ";"
+
+
+def test_each_character_of_a_long_text_may_be_looked_at() -> None:
+    """As templates for images do, that look for one in a text as if it were parts."""
+    template = ChatTemplate(
+        "{% for m in messages %}{% for part in m.content %}"
+        "{% if part.type == 'image' %}!{% endif %}{% endfor %}{{ m.content|length }}{% endfor %}"
+    )
+    assert template.render([Message("user", "x" * 200_000)]) == ("200000",)
+
+
+def test_call_in_a_loop_pays_for_its_arguments_alone() -> None:
+    source = (
+        "{% for m in messages %}{% set before = messages[:loop.index] %}"
+        "{% set text = m.content %}{{ text.replace('a', 'b') ~ '{}'.format(text) }}{% endfor %}"
+    )
+    (text,) = ChatTemplate(source).render([Message("user", "a")] * 2000)
+    assert text == "ba" * 2000
 
 
 def test_long_conversation_stays_within_the_limits() -> None:
