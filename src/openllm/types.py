@@ -143,6 +143,8 @@ class Adapter(Struct, frozen=True, kw_only=True):
         rank: The largest of any layer; 0 where the format does not say.
         scales: What the product of each layer is multiplied by, by the layer's name in the model;
             empty where the engine finds them in the file.
+        size: Bytes of its weights, as they are stored.
+        tag: "name:version" in BentoML's store; "" for what is not in it.
     """
 
     name: str
@@ -150,6 +152,8 @@ class Adapter(Struct, frozen=True, kw_only=True):
     format: ModelFormat
     rank: int = 0
     scales: dict[str, float] = field(default_factory=dict)
+    size: int = 0
+    tag: str = ""
 
     @property
     def label(self) -> str:
@@ -191,6 +195,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
         max_embedding_tokens: Longest input `embed` takes; 0 when the model cannot embed.
         chat: The model has a chat template.
         structured_output: `json_schema` and `grammar` are honoured.
+        longest_token: Bytes of text that one token stands for at most; 0 where that is not known,
+            or the tokenizer may leave out text.
     """
 
     engine: str
@@ -200,3 +206,4 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     max_embedding_tokens: int = 0
     chat: bool = False
     structured_output: bool = False
+    longest_token: int = 0

@@ -12,7 +12,7 @@ from typing import Any
 
 from openllm.types import Adapter, LocalModel, Prompt
 from tests.contract.subject import RANDOM_LLAMA, Subject, started, write_random_llama
-from tests.lora import Lora, matrices, merged, write_gguf, write_peft
+from tests.lora import Lora, find_adapters, matrices, merged, write_gguf, write_peft
 
 PROMPTS = ("Once upon a time", "one two three", "def main():", "Hello!")
 NAMES = ("", "one", "two")
@@ -78,7 +78,6 @@ ADAPTED: Mapping[str, Callable[[Path], AbstractAsyncContextManager[Adapted]]] = 
 async def _of_folders(name: str, folder: Path, **options: Any) -> AsyncIterator[Adapted]:
     from safetensors.numpy import load_file, save_file
 
-    from openllm.models.adapters import find_adapters
     from tests.torch.checkpoints import greedy_alone, make_checkpoint
 
     path = make_checkpoint("LlamaForCausalLM", folder / "model")

@@ -35,6 +35,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for fixture, scope in (("subject", "session"), ("embedder", "module"), ("adapted", "module")):
         if fixture in metafunc.fixturenames:
             names = metafunc.config.getoption("--engines").split(",")
+            names = [name for name in names if name in getattr(metafunc.module, "ENGINES", names)]
             if fixture == "adapted":
                 names = [name for name in names if name in ADAPTED]
             metafunc.parametrize(fixture, names, indirect=True, scope=scope)

@@ -8,17 +8,14 @@ import random
 import pytest
 
 from tests.contract.subject import PROMPTS, Subject, request
+from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
 
 async def free(subject: Subject) -> None:
     """Wait until the engine works on nothing; it takes a moment, and on a busy machine seconds."""
-    loop = asyncio.get_running_loop()
-    until = loop.time() + 10.0
-    while subject.busy():
-        assert loop.time() < until, f"{subject.busy()} sequences are left after the close"
-        await asyncio.sleep(0.005)
+    await until(lambda: not subject.busy())
 
 
 async def read(subject: Subject, chunks: int, **params: int) -> None:

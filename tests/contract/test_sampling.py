@@ -40,8 +40,9 @@ async def test_a_seed_repeats(subject: Subject) -> None:
 
 @pytest.mark.reliability("C-23")
 async def test_without_a_seed_answers_differ(subject: Subject) -> None:
-    found = {tuple((await subject.answer(subject.dice, max_tokens=16)).token_ids) for _ in range(6)}
-    assert len(found) >= 3
+    answers = [await subject.answer(subject.dice, max_tokens=16) for _ in range(12)]
+    # A model that has learnt a story by heart tells it 7 times in 100.
+    assert len({tuple(answer.token_ids) for answer in answers}) >= 3
 
 
 @pytest.mark.reliability("C-23")

@@ -13,10 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from openllm.config.model import LoadOptions
 from openllm.engines.base import Engine
+from openllm.engines.kinds import BUILT_IN, EngineKind
 from openllm.errors import (
     ConfigurationError,
     EngineNotInstalledError,
@@ -28,77 +29,32 @@ from openllm.types import LocalModel, ModelFormat
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
+__all__ = [
+    "ENGINES",
+    "EngineKind",
+    "add_engine",
+    "added_engines",
+    "check_installed",
+    "create_engine",
+    "engine_kind",
+    "engine_name",
+    "engine_names",
+    "engines_for",
+    "engines_with",
+    "installation",
+    "missing_modules",
+]
+
 logger = logging.getLogger("openllm.engines")
 
 GROUP = "openllm.engines"
 
 
-class EngineKind(NamedTuple):
-    """One row of the table of engines.
-
-    Attributes:
-        target: Where its class is, as "module:Class"; it is an `openllm.engines.base.Engine`.
-        formats: The formats of models it loads.
-        needs: Top-level modules it imports; none is imported to find out whether they are there.
-        install: What to install when one is missing.
-        options: The fields of `LoadOptions` that it heeds; another that the user sets for it is
-            refused. One that does not say counts as heeding all, so that nothing is refused.
-            `backend` is not the engine's affair.
-    """
-
-    target: str
-    formats: tuple[ModelFormat, ...]
-    needs: tuple[str, ...] = ()
-    install: str = "open-llm-server"
-    options: tuple[str, ...] = tuple(LoadOptions.model_fields)
-
-
-_EVERYWHERE = ("context_length", "max_concurrency")
-_OF_DEVICES = (*_EVERYWHERE, "device", "threads")
-_OF_FOLDERS = (
-    *_OF_DEVICES,
-    "dtype",
-    "kv_cache_tokens",
-    "load_format",
-    "lora",
-    "prefill_chunk",
-    "tokenizer",
-    "tokenizer_revision",
-    "trust_remote_code",
-)
-
-ENGINES = {
-    "llamacpp": EngineKind(
-        "openllm.engines.llamacpp_engine:LlamaCppEngine",
-        ("gguf",),
-        ("xllamacpp",),
-        options=(*_OF_DEVICES, "embeddings", "gpu_layers", "lora"),
-    ),
-    "vllm": EngineKind(
-        "openllm.engines.vllm_engine:VLLMEngine",
-        ("safetensors",),
-        ("vllm",),
-        "vllm",
-        (*_OF_FOLDERS, "gpu_memory_utilization", "enforce_eager", "engine_arg"),
-    ),
-    "torch": EngineKind(
-        "openllm.engines.torch_engine:TorchEngine",
-        ("safetensors",),
-        ("torch", "transformers", "llguidance"),
-        "open-llm-server[torch]",
-        (*_OF_FOLDERS, "embeddings", "tokenizer_mode"),
-    ),
-    "scripted": EngineKind(
-        "openllm.engines.scripted_engine:ScriptedEngine",
-        ("script",),
-        options=(*_EVERYWHERE, "embeddings"),
-    ),
-}
+ENGINES = dict(BUILT_IN)
 
 _WITHOUT_GPU = {"vllm": ", or on a machine without a GPU what docs/engines.md says under vllm"}
 """What else is to be known before an engine is installed."""
 
-_BUILT_IN = frozenset(ENGINES)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.]*")
 
 _ALIASES = {
@@ -157,7 +113,7 @@ def add_engine(
 
 def added_engines() -> dict[str, EngineKind]:
     """Return the engines that this process was given, for processes that it starts."""
-    return {name: kind for name, kind in ENGINES.items() if name not in _BUILT_IN}
+    return {name: kind for name, kind in ENGINES.items() if name not in BUILT_IN}
 
 
 def engine_names() -> tuple[str, ...]:
@@ -219,7 +175,7 @@ def _entry_points() -> Mapping[str, EntryPoint]:
     from importlib.metadata import entry_points
 
     points = {point.name: point for point in entry_points(group=GROUP)}
-    for name in points.keys() & _BUILT_IN:
+    for name in points.keys() & BUILT_IN:
         logger.warning("the engine %r of %s has our own's name; rename it", name, points[name])
     return points
 

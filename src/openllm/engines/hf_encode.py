@@ -31,7 +31,9 @@ class FastEncoder:
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         tokenizer = self._full if special else self._plain
-        ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
+        # As a batch, as only then other threads go on meanwhile.
+        (encoding,) = tokenizer.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         if special or self._guarded.isdisjoint(ids):
             return ids
         return [part for each in ids for part in self._apart(each)]

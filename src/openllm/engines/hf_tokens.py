@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from openllm.engines.hf_encode import Encoder, FastEncoder, SlowEncoder, affixes
+from openllm.engines.hf_longest import longest_token
 from openllm.engines.hf_pieces import (
     METASPACE,
     AnchorPieces,
@@ -40,6 +41,9 @@ class TokenTable:
     """All tokens of one tokenizer; `len` is one more than the largest id.
 
     Safe to use from several threads. What is set in the tokenizer later changes nothing here.
+
+    Attributes:
+        longest: See `openllm.types.Capabilities.longest_token`.
     """
 
     def __init__(self, tokenizer: Any, *, strip_first: bool = False) -> None:
@@ -62,6 +66,7 @@ class TokenTable:
             else SlowEncoder(tokenizer, self._special)
         )
         self._before, self._behind = affixes(tokenizer)
+        self.longest = longest_token(tokenizer)
 
     def __len__(self) -> int:
         return len(self._bytes)

@@ -1,6 +1,7 @@
 """llama.cpp behind the engine door: GGUF models on CPU and GPU, by the `xllamacpp` package.
 
     llamacpp_load     file and options -> a running llama.cpp with its slots
+    llamacpp_vocabulary  what its tokenizer is like
     llamacpp_request  our request -> its JSON, every value in range
     llamacpp_runs     a thread for each call into it, a queue before them
     llamacpp_stream   its events -> our chunks
@@ -38,6 +39,7 @@ from openllm.engines.llamacpp_runs import Runs
 from openllm.engines.llamacpp_schemas import SchemaChecks
 from openllm.engines.llamacpp_socket import NativeSocket
 from openllm.engines.llamacpp_stream import NativeError
+from openllm.engines.llamacpp_vocabulary import adds_bos, line_break, longest_token
 from openllm.engines.request_checks import check_token
 from openllm.errors import (
     EngineError,
@@ -107,6 +109,7 @@ class LlamaCppEngine:
             max_concurrency=started.model.slots,
             max_embedding_tokens=self._longest_embedding(started.model),
             structured_output=started.model.never_in_json is not None,
+            longest_token=started.model.longest_token,
         )
 
     @property
@@ -253,23 +256,8 @@ class LlamaCppEngine:
             vocabulary=meta["n_vocab"],
             context=context,
             slots=slots,
-            bos=properties["bos_token"] if await _adds_bos(socket) else "",
-            never_in_json=await _line_break(socket),
+            bos=properties["bos_token"] if await adds_bos(socket) else "",
+            never_in_json=await line_break(socket),
+            longest_token=await longest_token(socket, meta["vocab_type"], meta["n_vocab"]),
             adapters=tuple(adapter.name for adapter in self._model.adapters),
         )
-
-
-async def _adds_bos(socket: NativeSocket) -> bool:
-    """Whether the tokenizer puts a token of its own before a text."""
-    bare, full = [
-        (await socket.post("/tokenize", encode({"content": "a", "add_special": special})))["tokens"]
-        for special in (False, True)
-    ]
-    return bool(full[:1] != bare[:1])
-
-
-async def _line_break(socket: NativeSocket) -> int | None:
-    """Return a token with a line break in it, if the tokenizer has one."""
-    ids = (await socket.post("/tokenize", encode({"content": "\n"})))["tokens"][-1:]
-    text = (await socket.post("/detokenize", encode({"tokens": ids})))["content"]
-    return int(ids[0]) if "\n" in text else None

@@ -8,8 +8,8 @@ import re
 from openllm.engines.json_schemas import schema_error
 from openllm.engines.llamacpp_request import LoadedModel
 from openllm.engines.llamacpp_stream import SCHEMA_DROPPED, NativeError
-from openllm.engines.request_checks import too_long
-from openllm.errors import ContextLengthError, EngineError, InvalidRequestError, OpenLLMError
+from openllm.engines.request_checks import input_too_long, too_long
+from openllm.errors import EngineError, InvalidRequestError, OpenLLMError
 
 logger = logging.getLogger("openllm.engines.llamacpp")
 
@@ -41,10 +41,7 @@ def embedding_error(error: NativeError, model: LoadedModel, longest: int) -> Ope
     """Translate the error of an embedding."""
     found = re.search(r"input \((\d+) tokens\)", error.message)
     if found:
-        return ContextLengthError(
-            f"an input has {found[1]} tokens; model {model.name!r} embeds at most {longest}",
-            param="input",
-        )
+        return input_too_long(found[1], model.name, longest)
     if "cannot be empty" in error.message:
         return InvalidRequestError("an input has no tokens; give at least one", param="input")
     return _unexpected(error)

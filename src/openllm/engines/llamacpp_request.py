@@ -50,6 +50,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
         bos: Text of the token that the tokenizer puts first, "" if it puts none.
         never_in_json: A token that no JSON as we space it contains, or None if there is none.
         adapters: The names of the LoRA adapters, in the order in which they were loaded.
+        longest_token: See `Capabilities.longest_token`.
     """
 
     name: str
@@ -59,6 +60,7 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     bos: str
     never_in_json: int | None
     adapters: tuple[str, ...] = ()
+    longest_token: int = 0
 
 
 def encode(body: dict[str, Any]) -> bytes:

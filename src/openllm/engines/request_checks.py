@@ -99,7 +99,9 @@ def no_unicode() -> InvalidRequestError:
     )
 
 
-def too_long(count: int, name: str, context: int, most: int) -> ContextLengthError:
+def too_long(
+    count: int, name: str, context: int, most: int, *, at_least: bool = False
+) -> ContextLengthError:
     """Return the error of a prompt of `count` tokens, where at most `most` may be sent.
 
     Args:
@@ -107,9 +109,24 @@ def too_long(count: int, name: str, context: int, most: int) -> ContextLengthErr
         name: The model's.
         context: Tokens of prompt and output together.
         most: Tokens that leave room for an answer.
+        at_least: The prompt was not tokenized; it has so many or more.
     """
     return ContextLengthError(
-        f"the prompt has {count} tokens; the context of model {name!r} holds {context}, "
-        f"so send at most {most}",
+        f"the prompt has {_counted(count, at_least)}; the context of model {name!r} holds "
+        f"{context}, so send at most {most}",
         param="prompt",
     )
+
+
+def input_too_long(
+    count: int | str, name: str, most: int, *, at_least: bool = False
+) -> ContextLengthError:
+    """Return the error of an input of `count` tokens that is to be embedded; see `too_long`."""
+    return ContextLengthError(
+        f"an input has {_counted(count, at_least)}; model {name!r} embeds at most {most}",
+        param="input",
+    )
+
+
+def _counted(count: int | str, at_least: bool) -> str:
+    return f"at least {count} tokens" if at_least else f"{count} tokens"

@@ -51,13 +51,12 @@ from math import inf
 from openllm._version import __version__
 from openllm.config.model import LoadOptions
 from openllm.engines.context_option import context_asked
-from openllm.engines.request_checks import check_token, too_long
+from openllm.engines.request_checks import check_token, input_too_long, too_long
 from openllm.engines.scripted_batch import Batch, Job, Line, die, failure
 from openllm.engines.scripted_rules import Fault, Playbook, Script, read_conversation, read_script
 from openllm.engines.scripted_sequence import ScriptedSequence, TokenSource, check_params
 from openllm.engines.scripted_tokens import PromptCache, Vocabulary, embed_text
 from openllm.errors import (
-    ContextLengthError,
     EngineStartError,
     EngineUnavailableError,
     OutOfMemoryError,
@@ -99,6 +98,7 @@ class ScriptedEngine:
             max_concurrency=self._options.max_concurrency or PLACES,
             max_embedding_tokens=context if self._options.embeddings else 0,
             chat=self._script.chat_template != "",
+            longest_token=self._vocabulary.longest,
         )
 
     @property
@@ -156,7 +156,7 @@ class ScriptedEngine:
         prompts = [self._vocabulary.encode_prompt(prompt) for prompt in inputs]
         for ids in prompts:
             if len(ids) > self._context_length:
-                raise self._too_long(ids, self._context_length)
+                raise input_too_long(len(ids), self._model.name, self._context_length)
         vectors = tuple(embed_text(self._vocabulary.decode(ids)) for ids in prompts)
         return EmbeddingOutput(vectors, sum(map(len, prompts)))
 
@@ -188,7 +188,8 @@ class ScriptedEngine:
         prompt = self._vocabulary.encode_prompt(request.prompt)
         room = self._context_length - len(prompt)
         if room < 1:
-            raise self._too_long(prompt, self._context_length - 1)
+            most = self._context_length
+            raise too_long(len(prompt), self._model.name, most, most - 1)
         limit = min(params.max_tokens or room, room)
         usage = Usage(len(prompt), 0, self._cache.read(prompt))
         prefill = self._prefill_seconds(usage)
@@ -204,9 +205,6 @@ class ScriptedEngine:
     def _prefill_seconds(self, usage: Usage) -> float:
         rate = self._script.prefill_tokens_per_second
         return (usage.prompt_tokens - usage.cached_tokens) / rate if rate else 0.0
-
-    def _too_long(self, ids: Sequence[int], most: int) -> ContextLengthError:
-        return too_long(len(ids), self._model.name, self._context_length, most)
 
 
 async def fail_to_load(fault: Fault) -> None:

@@ -47,6 +47,11 @@ class Vocabulary:
     def __len__(self) -> int:
         return len(self._bytes)
 
+    @property
+    def longest(self) -> int:
+        """The most bytes that one token stands for."""
+        return max(map(len, self._bytes))
+
     def add(self, data: bytes) -> int:
         """Return the id of the token with these bytes, new or known."""
         token_id = self._ids.get(data)

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from functools import partial
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from openllm.config.model import LoadOptions
 from openllm.engines.openmp import waiting
-from openllm.engines.request_checks import check_ranges, check_token, check_tokens, too_long
+from openllm.engines.prompt_size import aside, is_long
+from openllm.engines.request_checks import (
+    check_ranges,
+    check_token,
+    check_tokens,
+    input_too_long,
+    too_long,
+)
 from openllm.errors import (
-    ContextLengthError,
     EngineUnavailableError,
     InvalidRequestError,
     UnsupportedError,
@@ -35,10 +41,6 @@ if TYPE_CHECKING:
     from openllm.engines.torch_sequence import Job
     from openllm.engines.torch_session import TorchSession
     from openllm.engines.torch_worker import Worker
-
-LONG_TEXT = 20_000
-"""Characters, or ids, that are read in a thread when there are more: they hold the event loop."""
-Result = TypeVar("Result")
 
 
 class TorchEngine:
@@ -63,6 +65,7 @@ class TorchEngine:
             max_concurrency=session.max_concurrency,
             max_embedding_tokens=0 if session.no_vector else session.context_length,
             structured_output=True,
+            longest_token=session.table.longest,
         )
 
     @property
@@ -119,13 +122,13 @@ class TorchEngine:
         session = self._started()
         if session.no_vector:
             raise self._cannot("embed", session.no_vector)
-        prompts = await _aside(
-            sum(map(_size, inputs)) > LONG_TEXT,
+        prompts = await aside(
+            is_long(*inputs),
             lambda: [self._prompt_ids(session, prompt, closed=True) for prompt in inputs],
         )
         for ids in prompts:
             if len(ids) > session.context_length:
-                raise self._too_long(ids, session.context_length)
+                raise input_too_long(len(ids), self._model.name, session.context_length)
         return EmbeddingOutput(await self._vectors(session, prompts), sum(map(len, prompts)))
 
     async def _vectors(
@@ -144,7 +147,7 @@ class TorchEngine:
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
         table = self._started().table
-        return await _aside(len(text) > LONG_TEXT, partial(table.encode, text, special=special))
+        return await aside(is_long(text), partial(table.encode, text, special=special))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         session = self._started()
@@ -178,9 +181,8 @@ class TorchEngine:
         check_ranges(params)
         check_tokens(params, session.vocab_size)
         held = params.json_schema is not None or params.grammar is not None
-        return await _aside(
-            held or _size(request.prompt) > LONG_TEXT, partial(self._make_job, session, request)
-        )
+        apart = held or is_long(request.prompt)
+        return await aside(apart, partial(self._make_job, session, request))
 
     def _make_job(self, session: TorchSession, request: GenerateRequest) -> Job:
         from openllm.engines.torch_sampling import SequenceSampling
@@ -190,7 +192,8 @@ class TorchEngine:
         prompt = self._prompt_ids(session, request.prompt)
         room = session.context_length - len(prompt)
         if room < 1:
-            raise self._too_long(prompt, session.context_length - 1)
+            most = session.context_length
+            raise too_long(len(prompt), self._model.name, most, most - 1)
         ends = frozenset(params.stop_token_ids)
         ends |= frozenset() if params.ignore_eos else session.ends
         limit = min(params.max_tokens or room, room)
@@ -218,18 +221,3 @@ class TorchEngine:
         return UnsupportedError(
             f"model {self._model.name!r} does not {act}: {reason}; ask another", param="model"
         )
-
-    def _too_long(self, ids: Sequence[int], most: int) -> ContextLengthError:
-        return too_long(len(ids), self._model.name, self._started().context_length, most)
-
-
-async def _aside(apart: bool, work: Callable[[], Result]) -> Result:
-    """Do some work in a thread of its own, or at once."""
-    return await asyncio.to_thread(work) if apart else work()
-
-
-def _size(prompt: Prompt) -> int:
-    """Return the characters of a prompt and the ids in it."""
-    if isinstance(prompt, str):
-        return len(prompt)
-    return sum(len(part) if isinstance(part, str) else 1 for part in prompt)

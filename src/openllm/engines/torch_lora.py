@@ -43,12 +43,12 @@ class Lora:
     def on(self, names: Sequence[str]) -> Iterator[None]:
         """Run the model meanwhile with these adapters, of which `names[i]` is row i's."""
         self._rows = len(names)
-        for name in self._names.intersection(names):
-            rows = [row for row, each in enumerate(names) if each == name]
-            every = len(rows) == len(names)
-            chosen = None if every else torch.tensor(rows, device=self._device)
-            self._groups.append((name, chosen))
         try:
+            for name in self._names.intersection(names):
+                rows = [row for row, each in enumerate(names) if each == name]
+                every = len(rows) == len(names)
+                chosen = None if every else torch.tensor(rows, device=self._device)
+                self._groups.append((name, chosen))
             yield
         finally:
             self._groups.clear()

@@ -92,8 +92,8 @@ class Scheduler:
     def turn(self) -> list[Event]:
         """Read a chunk, or make a token of each running sequence; return what to deliver."""
         self._events = []
-        self._drop_cancelled()
         try:
+            self._drop_cancelled()
             self._pass()
         except Exception as error:  # Of any class: the code is that of PyTorch and of the model.
             self._put_back(error)

@@ -136,7 +136,17 @@ def _context_length(loaded: LoadedModel) -> int | None:
     if not loaded.encoder_decoder:  # T5 states one of these, and has relative positions.
         names += ["max_seq_len", "n_positions", "seq_length"]
     found = (getattr(text, name, None) for name in names)
-    return next((value for value in found if isinstance(value, int) and value > 0), None)
+    stated = next((value for value in found if isinstance(value, int) and value > 0), None)
+    return stated and stated - _unused_positions(loaded.model)
+
+
+def _unused_positions(model: Any) -> int:
+    """Return how many positions no token has: in RoBERTa the first one follows that of padding."""
+    for name, module in model.named_modules():
+        padding = getattr(module, "padding_idx", None)
+        if name.rpartition(".")[2] == "position_embeddings" and padding is not None:
+            return int(padding) + 1
+    return 0
 
 
 def _limit(name: str, asked: int | None, made_for: int | None) -> int:

@@ -74,7 +74,7 @@ class Worker:
 
     def _check_open(self) -> None:
         if self._closing:
-            raise EngineUnavailableError("the model was stopped")
+            raise stopped()
 
     @property
     def healthy(self) -> bool:
@@ -89,12 +89,14 @@ class Worker:
         await asyncio.to_thread(self._thread.join, 30.0)
 
     def _run(self) -> None:
-        with torch.inference_mode():
-            while self._wait():
-                self._turn_began = time.monotonic()
-                self._do_tasks()
-                self._turn()
-                self._turn_began = None
+        try:
+            with torch.inference_mode():
+                while self._wait():
+                    self._turn_began = time.monotonic()
+                    self._do_tasks()
+                    self._turn()
+                    self._turn_began = None
+        finally:  # Nobody waits for a thread that is gone, whatever ended it.
             self._end()
 
     def _wait(self) -> bool:
@@ -121,7 +123,9 @@ class Worker:
             self._tell(_deliver, events)
 
     def _end(self) -> None:
-        error = EngineUnavailableError("the model was stopped")
+        with self._condition:
+            self._closing = True
+        error = stopped()
         events: list[Event] = [(job, error) for job in self._jobs]
         if self.scheduler is not None:
             events += self.scheduler.fail_all(error)
@@ -133,6 +137,7 @@ class Worker:
         if future.cancelled():
             return
         try:
+            self._check_open()
             result = work()
         except Exception as error:
             ours = error if isinstance(error, OpenLLMError) else as_ours(error)
@@ -146,6 +151,11 @@ class Worker:
             self._loop.call_soon_threadsafe(call, *arguments)
         except RuntimeError:  # The loop was closed first; nobody waits any more.
             logger.debug("the event loop is gone")
+
+
+def stopped() -> EngineUnavailableError:
+    """Return the error of whoever still waits when the thread ends."""
+    return EngineUnavailableError("the model was stopped")
 
 
 def _deliver(events: list[Event]) -> None:

@@ -21,16 +21,17 @@ import asyncio
 import gc
 import logging
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from openllm.config.model import LoadOptions
-from openllm.engines.request_checks import check_token
+from openllm.engines.prompt_size import aside, is_long
+from openllm.engines.request_checks import check_token, input_too_long
 from openllm.engines.vllm_logs import LogPipe
 from openllm.engines.vllm_request import prompt_ids, token_limit
 from openllm.errors import (
-    ContextLengthError,
     EngineError,
     EngineStartError,
     EngineUnavailableError,
@@ -50,8 +51,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("openllm.engines.vllm")
 
-LONG_TEXT = 20_000
-"""Characters from which on tokenizing is done in a thread: it would hold the event loop."""
 HEALTH_SECONDS = 30.0  # vLLM answers between two steps, and a step may read a long prompt.
 
 
@@ -74,6 +73,7 @@ class VLLMEngine:
             max_concurrency=session.places,
             max_embedding_tokens=session.model.context if session.pools else 0,
             structured_output=not session.pools and session.structures.supported,
+            longest_token=session.model.table.longest,
         )
 
     @property
@@ -94,18 +94,19 @@ class VLLMEngine:
             ConfigurationError: An option or engine argument is wrong.
             EngineStartError: The model cannot be loaded; the message says why.
         """
-        from openllm.engines.vllm_load import import_vllm, load
+        from openllm.engines.vllm_load import import_vllm
 
         begun = time.monotonic()
-        self._logs = LogPipe()
+        logs = self._logs = LogPipe()
         try:
             logger.info("importing vLLM")
-            await asyncio.to_thread(import_vllm, self._logs)
+            await _to_its_end(partial(import_vllm, logs))
             logger.info("starting vLLM's own process")
-            self._session = await asyncio.to_thread(load, self._model, self._options, self._logs)
+            await _to_its_end(partial(self._load, logs))
+            session = self._ready()
             logger.info("saying the first words")
-            await self._session.load_adapters()
-            await self._warm_up(self._session, self._logs)
+            await session.load_adapters()
+            await self._warm_up(session, logs)
         except BaseException:
             await self.close()
             raise
@@ -114,7 +115,7 @@ class VLLMEngine:
         logger.info(
             "model %s is ready in %.1f s; context %d, KV cache of %d tokens",
             self._model.name, time.monotonic() - begun,
-            self._session.model.context, self._session.kv_cache_tokens,
+            session.model.context, session.kv_cache_tokens,
         )  # fmt: skip
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
@@ -144,23 +145,20 @@ class VLLMEngine:
                 "embed; load it once more with engine_arg runner=pooling, or on the torch engine",
                 param="model",
             )
-        prompts = [prompt_ids(each, session.model, "input", closed=True) for each in inputs]
+        prompts = await aside(
+            is_long(*inputs),
+            lambda: [prompt_ids(each, session.model, "input", closed=True) for each in inputs],
+        )
         for ids in prompts:
             if len(ids) > session.model.context:
-                raise ContextLengthError(
-                    f"an input has {len(ids)} tokens; model {self._model.name!r} embeds at most "
-                    f"{session.model.context}",
-                    param="input",
-                )
+                raise input_too_long(len(ids), self._model.name, session.model.context)
         vectors = await asyncio.gather(*(session.embed(ids) for ids in prompts))
         return EmbeddingOutput(tuple(vectors), sum(map(len, prompts)))
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
         """Encode text; see `openllm.engines.base.Engine`."""
         table = self._ready().model.table
-        if len(text) > LONG_TEXT:
-            return await asyncio.to_thread(table.encode, text, special=special)
-        return table.encode(text, special=special)
+        return await aside(is_long(text), partial(table.encode, text, special=special))
 
     async def detokenize(self, token_ids: Sequence[int]) -> str:
         """Decode ids; raises `InvalidRequestError` for one that is none."""
@@ -193,6 +191,11 @@ class VLLMEngine:
         if self._logs is not None:
             self._logs.close()
 
+    def _load(self, logs: LogPipe) -> None:
+        from openllm.engines.vllm_load import load
+
+        self._session = load(self._model, self._options, logs)
+
     async def _warm_up(self, session: Session, logs: LogPipe) -> None:
         try:
             await session.warm_up()
@@ -215,6 +218,14 @@ class VLLMEngine:
                 "out the engine argument runner",
                 param="model",
             )
-        if isinstance(prompt, str) and len(prompt) > LONG_TEXT:
-            return await asyncio.to_thread(prompt_ids, prompt, session.model, "prompt")
-        return prompt_ids(prompt, session.model, "prompt")
+        return await aside(is_long(prompt), partial(prompt_ids, prompt, session.model, "prompt"))
+
+
+async def _to_its_end(work: Callable[[], None]) -> None:
+    """Run work in a thread; who is cancelled waits for its end, to close what it has started."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.gather(running, return_exceptions=True)
+        raise

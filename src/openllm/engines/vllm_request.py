@@ -57,6 +57,18 @@ class LoadedModel(Struct, frozen=True, kw_only=True):
     table: TokenTable
 
 
+def context_of(config: Any) -> int:
+    """Return the tokens that one sequence can have, of a `ModelConfig` of vLLM.
+
+    RoBERTa's positions begin behind that of padding, which vLLM does not subtract: for tokens
+    beyond the last one it would read what is no position.
+    """
+    context, text = int(config.max_model_len), config.hf_text_config
+    if "roberta" not in text.model_type or getattr(text, "position_embedding_type", "") == "rotary":
+        return context
+    return min(context, int(text.max_position_embeddings - text.pad_token_id - 1))
+
+
 def prompt_ids(
     prompt: Prompt, model: LoadedModel, param: str, *, closed: bool = False
 ) -> list[int]:

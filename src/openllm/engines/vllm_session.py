@@ -18,7 +18,7 @@ from vllm.sampling_params import SamplingParams as NativeParams
 
 from openllm.engines.hf_tokens import TokenTable, check_vocabulary
 from openllm.engines.vllm_errors import request_error
-from openllm.engines.vllm_request import LoadedModel, sampling_arguments, seed_of
+from openllm.engines.vllm_request import LoadedModel, context_of, sampling_arguments, seed_of
 from openllm.engines.vllm_stream import SequenceStream, merge
 from openllm.engines.vllm_structure import Structures
 from openllm.errors import (
@@ -70,7 +70,7 @@ class Session:
         self.model = LoadedModel(
             name=model.name,
             vocabulary=vocabulary,
-            context=int(config.max_model_len),
+            context=context_of(config),
             table=table,
         )
         self.structures = Structures(tokenizer, self.model.vocabulary)

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from openllm.config.model import ModelConfig
 from openllm.engines import create_engine
 from openllm.engines.base import Engine
+from openllm.engines.prompt_size import aside, check_inputs, check_prompt, is_long
 from openllm.errors import ConfigurationError, InvalidRequestError, UnsupportedError
 from openllm.llm.choice import choose_engine
 from openllm.llm.preprompt import preprompt_text, with_preprompt
@@ -36,9 +37,6 @@ from openllm.types import (
 )
 
 logger = logging.getLogger("openllm.llm")
-
-LONG_TEXT = 20_000
-"""Characters of messages that are rendered in a thread when there are more."""
 
 
 class RenderedPrompt(NamedTuple):
@@ -100,13 +98,14 @@ class ChatEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[CompletionChunk, None]:
         """Yield the deltas of a conversation or a prompt; see `openllm.engines.base.Engine`."""
-        rendered = await self.render(request)
+        rendered = await self.render(request, must_fit=True)
         ready = replace(request, messages=(), prompt=rendered.prompt)
         async with aclosing(self._engine.generate(ready)) as chunks:
             async for chunk in chunks:
                 yield chunk
 
     async def embed(self, inputs: Sequence[Prompt]) -> EmbeddingOutput:
+        check_inputs(inputs, self._engine.capabilities, self.model.name)
         return await self._engine.embed(inputs)
 
     async def tokenize(self, text: str, *, special: bool) -> list[int]:
@@ -123,29 +122,43 @@ class ChatEngine:
         while self._holds:
             self._holds.pop().close()
 
-    async def render(self, request: GenerateRequest) -> RenderedPrompt:
+    async def render(self, request: GenerateRequest, *, must_fit: bool) -> RenderedPrompt:
         """Return the prompt of a request: messages pass through the model's chat template, and a
         prompt stays as it is; the pre-prompt comes before both.
+
+        Args:
+            request: What was asked for.
+            must_fit: Refuse what is too long for the context, where its text shows that already;
+                else it is to be cut.
 
         Raises:
             InvalidRequestError: The template refuses the messages, or the model has none; or it
                 has no such adapter.
+            ContextLengthError: It was to fit, and does not.
         """
         self._check_adapter(request.adapter)
-        if request.messages:
-            return await self._render(request.messages)
-        if not self._preprompt:
-            return RenderedPrompt(_text(request.prompt), request.prompt)
-        if isinstance(request.prompt, str):
-            text = self._preprompt + request.prompt
-            return RenderedPrompt(text, text)
-        prompt = (self._preprompt, *request.prompt)
-        return RenderedPrompt(_text(prompt), prompt)
+        pieces = await self._pieces(request)
+        texts = [piece.text if isinstance(piece, LiteralText) else piece for piece in pieces]
+        if must_fit:
+            check_prompt(tuple(texts), self._engine.capabilities, self.model.name)
+        text = "".join(each for each in texts if isinstance(each, str))
+        prompt: list[str | int] = []
+        for piece in pieces:
+            if isinstance(piece, LiteralText):
+                prompt += await self._literal_ids(piece.text)
+            elif isinstance(piece, str) and request.messages and not prompt:
+                prompt += await self._opening(piece)
+            else:
+                prompt.append(piece)
+        whole = len(prompt) == 1 and isinstance(prompt[0], str)
+        return RenderedPrompt(text, text if whole else tuple(prompt))
 
     async def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Return the tokens that the engine reads, with those that its tokenizer adds by itself:
         BOS before a text that has none, and EOS behind a text that an encoder reads."""
         pieces = (prompt,) if isinstance(prompt, str) else prompt
+        if not pieces:
+            return []
         ids: list[int] = []
         for piece in pieces:
             ids += [piece] if isinstance(piece, int) else await self._encode(piece)
@@ -189,6 +202,12 @@ class ChatEngine:
                 self._holds.append(hold(quick_check(stored)))
                 touch(stored)
 
+    async def _opening(self, text: str) -> Sequence[str | int]:
+        """Return what a conversation begins with, as ids where the engine would add BOS to the
+        text though the template writes none, or has written it and nothing else."""
+        bos = self._rules.bos
+        return [text] if text.startswith(bos) and text != bos else await self._encode(text)
+
     async def _encode(self, text: str) -> list[int]:
         return await self._engine.tokenize(text, special=True)
 
@@ -202,7 +221,18 @@ class ChatEngine:
         before, behind = affixes(tokenizer)
         return before, behind if self._rules.closed else []
 
-    async def _render(self, messages: Sequence[Message]) -> RenderedPrompt:
+    async def _pieces(self, request: GenerateRequest) -> Sequence[str | int | LiteralText]:
+        """Return what a request's prompt is made of, the pre-prompt with it."""
+        if request.messages:
+            return await self._render(request.messages)
+        prompt = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
+        if not self._preprompt:
+            return prompt
+        if isinstance(request.prompt, str):
+            return (self._preprompt + request.prompt,)
+        return (self._preprompt, *prompt)
+
+    async def _render(self, messages: Sequence[Message]) -> Sequence[str | LiteralText]:
         if self._rules.template is None:
             raise UnsupportedError(
                 f"model {self.model.name!r} has no chat template; "
@@ -210,18 +240,7 @@ class ChatEngine:
                 param="messages",
             )
         render = partial(self._rules.template.render, with_preprompt(messages, self._preprompt))
-        long = sum(len(message.content) for message in messages) > LONG_TEXT
-        pieces = await asyncio.to_thread(render) if long else render()
-        text = "".join(piece if isinstance(piece, str) else piece.text for piece in pieces)
-        if len(pieces) == 1 and isinstance(pieces[0], str):
-            return RenderedPrompt(text, text)
-        prompt: list[str | int] = []
-        for piece in pieces:
-            if isinstance(piece, LiteralText):
-                prompt += await self._literal_ids(piece.text)
-            else:
-                prompt.append(piece)
-        return RenderedPrompt(text, tuple(prompt))
+        return await aside(is_long(*(message.content for message in messages)), render)
 
     async def _literal_ids(self, text: str) -> list[int]:
         ids = await self._engine.tokenize(text, special=False)
@@ -244,9 +263,3 @@ class ChatEngine:
             raise ConfigurationError(
                 f"with the text of --prompt {error.message}", param="prompt"
             ) from None
-
-
-def _text(prompt: Prompt) -> str:
-    """Return the text in a prompt; ids in it have none."""
-    pieces = (prompt,) if isinstance(prompt, str) else prompt
-    return "".join(piece for piece in pieces if isinstance(piece, str))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from array import array
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
@@ -52,9 +53,15 @@ async def answer(engine: LazyEngine, call: Call) -> GenerationOutput:
     return last
 
 
+async def vectors(engine: LazyEngine, texts: list[str]) -> list[list[float]]:
+    """Return the vector of each text, loading the model first if need be."""
+    output = await (await engine.get()).embed(texts)
+    return [array("f", vector).tolist() for vector in output.vectors]
+
+
 async def _prepare(chat: ChatEngine, call: Call) -> tuple[GenerateRequest, Collector]:
     """Return the request for the bare engine, and what will collect its deltas."""
-    rendered = await chat.render(call.request)
+    rendered = await chat.render(call.request, must_fit=call.request.params.max_tokens is None)
     ids = await chat.prompt_ids(rendered.prompt)
     params = await _with_stop_texts(chat, call.request.params)
     context = _context_length(chat, call)

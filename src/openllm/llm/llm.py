@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import os
 import weakref
-from array import array
 from collections.abc import AsyncGenerator, Generator, Sequence
 from contextlib import aclosing, closing
 from importlib import import_module
@@ -22,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from openllm.llm import arguments, generation
 from openllm.llm.bridge import the_bridge
-from openllm.llm.loading import LazyEngine
+from openllm.llm.loading import LazyEngine, release
 from openllm.llm.output import GenerationOutput
 from openllm.llm.pretrained import own_options
 from openllm.llm.settings import model_settings
@@ -95,7 +94,7 @@ class LLM:
         self.name = self._source.name
         self._engine = LazyEngine(self._source, self.config)
         self._runner: Any = None
-        weakref.finalize(self, _release, self._engine).atexit = False  # The bridge sees to that.
+        weakref.finalize(self, release, self._engine).atexit = False  # The bridge sees to that.
 
     @classmethod
     def from_pretrained(cls, model_id: str | os.PathLike[str], **options: Any) -> Self:
@@ -222,11 +221,11 @@ class LLM:
             TypeError: They are no texts.
             UnsupportedError: This model or engine cannot embed.
         """
-        return await the_bridge().call(self._embed(arguments.texts(texts)))
+        return await the_bridge().call(generation.vectors(self._engine, arguments.texts(texts)))
 
     def sync_embed(self, texts: str | Sequence[str]) -> list[list[float]]:
         """Return what `embed` does; blocks this thread."""
-        return the_bridge().sync_call(self._embed(arguments.texts(texts)))
+        return the_bridge().sync_call(generation.vectors(self._engine, arguments.texts(texts)))
 
     async def load(self) -> None:
         """Load the model now, if it is not loaded yet."""
@@ -288,16 +287,6 @@ class LLM:
 
     def _loaded(self) -> ChatEngine:
         return the_bridge().sync_call(self._engine.get())
-
-    async def _embed(self, texts: list[str]) -> list[list[float]]:
-        output = await (await self._engine.get()).embed(texts)
-        return [array("f", vector).tolist() for vector in output.vectors]
-
-
-def _release(engine: LazyEngine) -> None:
-    """Free the memory of an LLM that nobody holds any more."""
-    if engine.loaded:
-        the_bridge().post(engine.close)
 
 
 def _from_bento_room(name: str) -> Any:

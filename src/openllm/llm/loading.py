@@ -83,3 +83,9 @@ class LazyEngine:
         except asyncio.CancelledError:
             self._source.cancel()
             raise
+
+
+def release(engine: LazyEngine) -> None:
+    """Free the memory of a model that nobody holds any more."""
+    if engine.loaded:
+        the_bridge().post(engine.close)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -11,6 +12,7 @@ from openllm.engines.vllm_request import (
     LEAST_TEMPERATURE,
     LIMITS,
     LoadedModel,
+    context_of,
     prompt_ids,
     sampling_arguments,
     seed_of,
@@ -133,3 +135,22 @@ def test_values_that_vllm_would_choke_on_are_refused(name: str, value: object) -
 def test_the_ends_of_the_ranges_are_taken(name: str) -> None:
     for value in LIMITS[name]:
         arguments(**{name: value})
+
+
+@pytest.mark.reliability("C-19", "C-21")
+@pytest.mark.parametrize(
+    ("model_type", "more", "context"),
+    [
+        ("llama", {}, 514),
+        ("bert", {"pad_token_id": 0}, 514),
+        ("roberta", {"pad_token_id": 1}, 512),
+        ("xlm-roberta", {"pad_token_id": 1, "position_embedding_type": "absolute"}, 512),
+        ("xlm-roberta", {"pad_token_id": 1, "position_embedding_type": "rotary"}, 514),
+        ("roberta", {"pad_token_id": 1, "max_position_embeddings": 1026}, 514),
+    ],
+)
+def test_the_context_is_what_a_model_has_positions_for(
+    model_type: str, more: dict[str, Any], context: int
+) -> None:
+    text = SimpleNamespace(**{"model_type": model_type, "max_position_embeddings": 514} | more)
+    assert context_of(SimpleNamespace(max_model_len=514, hf_text_config=text)) == context
