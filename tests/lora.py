@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gguf
 import numpy as np
 
+from openllm.models.adapters import adapter_refs, find_adapter
+from openllm.types import Adapter
 from tests.unit.model_folders import header_of, packed
 from tools.llama_gguf import target_name
 
@@ -85,3 +87,10 @@ def merged(name: str, weight: Array, layers: Lora) -> Array:
         return weight
     down, up = layer
     return weight + np.float32(ALPHA / RANK) * (up @ down)
+
+
+def find_adapters(texts: Sequence[str]) -> tuple[Adapter, ...]:
+    """Return adapters that are on this machine, as the option `lora` names them."""
+    found = [find_adapter(ref) for ref in adapter_refs(texts)]
+    assert None not in found
+    return tuple(filter(None, found))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from openllm.bento.grpc_process import check_grpc
@@ -22,6 +22,7 @@ from openllm.engines import engine_name
 from openllm.errors import ConfigurationError, OpenLLMError
 from openllm.llm.model_files import fetch_files, find_files, keep, keep_here
 from openllm.llm.preprompt import is_like_a_file, preprompt_text
+from openllm.models.adapters import adapter_refs, check_names
 from openllm.models.ref import parse_ref
 from openllm.types import LocalModel
 
@@ -77,6 +78,9 @@ def _missing(entries: Sequence[Entry], mistakes: _Mistakes) -> tuple[Entry, ...]
     """Return the models that are not here; checks all others."""
     missing: list[Entry] = []
     engines: dict[str, str] = {}
+    with mistakes.of({}):
+        # That no two models have one name was checked before.
+        check_names([{entry.name for entry in entries}, *map(_adapter_names, entries)])
     for entry in entries:
         with mistakes.of(entry.settings):
             _check_preprompt(entry)
@@ -90,6 +94,12 @@ def _missing(entries: Sequence[Entry], mistakes: _Mistakes) -> tuple[Entry, ...]
                 [engines[entry.name]] = check_models([found], entry.config)
     mistakes.add(options_lacking(entries, engines))
     return tuple(missing)
+
+
+def _adapter_names(entry: Entry) -> Iterator[str]:
+    """Yield the names of its adapters, as far as those can be read; the rest is told elsewhere."""
+    with suppress(ConfigurationError):
+        yield from (ref.name for ref in adapter_refs(entry.config.load.lora))
 
 
 def _check_preprompt(entry: Entry) -> None:

@@ -14,6 +14,7 @@ from openllm.config.environment import read_environment
 from openllm.config.explain import together
 from openllm.config.fields import FIELDS, names_models
 from openllm.config.flags import as_flag, read_flags
+from openllm.config.model_list import split_models
 from openllm.config.models_dir import using_models_dir
 from openllm.config.names import CONFIGURATION, MODELS, flag
 from openllm.config.scope import misplaced
@@ -160,7 +161,11 @@ def _asked(
 
 
 def _split(text: str, origin: str, mistakes: list[str]) -> list[_Asked]:
-    parts = [part.strip() for part in text.split(",")]
+    try:
+        parts = split_models(text)
+    except ConfigurationError as error:
+        mistakes.append(_located(error, origin))
+        return []
     if not all(parts):
         where = f"{origin}: " if origin else ""
         mistakes.append(f"{where}The list of models {text[:80]!r} has an empty entry.")
@@ -169,12 +174,11 @@ def _split(text: str, origin: str, mistakes: list[str]) -> list[_Asked]:
 
 def _named(asked: _Asked, mistakes: list[str]) -> Named:
     """Return the model's name and what its family brings; of a wrong one, the text as its name."""
-    from openllm.llm.fetching import parse_list
+    from openllm.llm.fetching import known_ref
     from openllm.llm.settings import named_model
 
     try:
-        (ref,) = parse_list(asked.text)
-        return named_model(ref)._replace(text=asked.text)
+        return named_model(known_ref(asked.text))._replace(text=asked.text)
     except OpenLLMError as error:
         mistakes.append(_located(error, asked.origin))
         return Named(asked.text, asked.text, known=False)

@@ -10,12 +10,15 @@ import shlex
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from msgspec.structs import replace
+
 from openllm.bento.devices import check_device
 from openllm.config.effective import Entry
 from openllm.config.model import LoadOptions, ModelConfig
 from openllm.engines.scripted_rules import read_script
 from openllm.errors import OutOfMemoryError
 from openllm.llm.choice import choose_by_facts, choose_engine
+from openllm.llm.parts import adapters_ahead
 from openllm.machine import free_cards, free_memory
 from openllm.models.facts import ModelFacts, facts_of
 from openllm.models.facts_ahead import facts_ahead
@@ -110,7 +113,7 @@ def check_memory(models: Sequence[tuple[LocalModel, LoadOptions]], *, warned: bo
         ModelFileError: A file is damaged.
     """
     cards = free_cards()
-    doubt = _doubt([_claim_here(model, load, cards) for model, load in models], cards)
+    doubt = _doubt([_claim_loaded(model, load, cards) for model, load in models], cards)
     if doubt and not warned:
         logger.warning(doubt)
 
@@ -149,12 +152,18 @@ def memory_doubt(entry: Entry) -> str:
         return error.message
 
 
-def _claim_here(model: LocalModel, load: LoadOptions, cards: Cards) -> _Claim | None:
+def _claim_loaded(model: LocalModel, load: LoadOptions, cards: Cards) -> _Claim | None:
+    return _claim_here(model, load, cards, sum(adapter.size for adapter in model.adapters))
+
+
+def _claim_here(model: LocalModel, load: LoadOptions, cards: Cards, adapters: int) -> _Claim | None:
     engine = choose_engine(model, load).name
     known = engine in ENGINES and load.load_format != "dummy"
     facts = facts_of(model) if known else None
+    if facts is None:
+        return None
     text = shown_source(model.source or model.path)
-    return None if facts is None else _claim(model.name, text, facts, engine, load, cards)
+    return _claim(model.name, text, replace(facts, adapters=adapters), engine, load, cards)
 
 
 def _claim_of(entry: Entry, cards: Cards) -> _Claim | None:
@@ -163,8 +172,9 @@ def _claim_of(entry: Entry, cards: Cards) -> _Claim | None:
         return None
     ref = parse_ref(entry.text)
     model = find_local(ref)
+    adapters = sum(adapter.size for adapter in adapters_ahead(load.lora, entry.download))
     if model is not None:
-        return _claim_here(model, load, cards)
+        return _claim_here(model, load, cards, adapters)
     facts = facts_ahead(expand(ref), entry.download)
     if facts is None:
         return None
@@ -172,7 +182,8 @@ def _claim_of(entry: Entry, cards: Cards) -> _Claim | None:
     engine = choose_by_facts(entry.name, facts.format, architecture, load, installed=False).name
     if engine not in ENGINES:
         return None
-    return _claim(entry.name, shown_source(ref.source), facts, engine, load, cards)
+    text = shown_source(ref.source)
+    return _claim(entry.name, text, replace(facts, adapters=adapters), engine, load, cards)
 
 
 def _claim(

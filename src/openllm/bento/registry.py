@@ -14,7 +14,7 @@ from openllm.errors import ModelNotFoundError
 from openllm.llm.llm import LLM
 from openllm.models.locate import find_local
 from openllm.models.ref import parse_ref
-from openllm.models.store import StoredFile, StoredModel, add, find_tag
+from openllm.models.store import ModelRecord, StoredFile, StoredModel, add, find_tag
 from openllm.models.store_record import models_folder
 from openllm.models.tags import content_files
 from openllm.types import LocalModel
@@ -109,15 +109,14 @@ def _link(model: LocalModel, tag: str) -> None:
     path = Path(model.path)
     folder = path if path.is_dir() else path.parent
     name, version = tag.split(":")
-    add(
-        folder,
-        name=name,
-        version=version,
+    files = (
+        StoredFile(file.relative_to(folder).as_posix(), os.path.getsize(file))
+        for file in content_files(path)
+    )
+    record = ModelRecord(
         format=model.format,
         source=model.path,
         file="" if path.is_dir() else path.name,
-        files=[
-            StoredFile(file.relative_to(folder).as_posix(), os.path.getsize(file))
-            for file in content_files(path)
-        ],
+        files=tuple(files),
     )
+    add(folder, record, name=name, version=version)

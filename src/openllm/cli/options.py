@@ -110,6 +110,7 @@ def named_models(models: Sequence[str], named: Sequence[str]) -> str | None:
     Raises:
         UsageError: Models are given in both ways, or a configuration stands beside others.
     """
+    from openllm.config.model_list import SEPARATOR
     from openllm.config.yaml_file import is_configuration
 
     if models and named:
@@ -128,7 +129,7 @@ def named_models(models: Sequence[str], named: Sequence[str]) -> str | None:
             f"{files[0]!r} is a configuration, which stands alone; name its models in front of"
             f" --config {files[0]}"
         )
-    return ",".join(asked) if asked else None
+    return SEPARATOR.join(asked) if asked else None
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ _INTERRUPTED = "Interrupted: what has been downloaded is kept; the same command 
 
 @click.command("pull", cls=OnceCommand)
 @click.argument("names", nargs=-1, required=True, metavar="MODEL...")
-@field_flags("backend")
+@field_flags("backend", "tokenizer", "tokenizer_revision", "lora", "trust_remote_code")
 @flags_of((DownloadOptions,))
 @field_flags("models_dir")
 @click.option("--json", "as_json", is_flag=True, help="Write one JSON object a line on stdout.")
@@ -37,7 +37,9 @@ def pull(names: tuple[str, ...], as_json: bool, **flags: Any) -> None:
     `org/name:file.gguf`, `org/name:Q4_K_M`) or the URL of a GGUF file. All are looked up before
     the first is downloaded, with a warning of those that do not fit the memory that is free, or
     that need an engine which is not installed here; what is in the store already is not asked for.
-    What an interrupted download has left is used by the next.
+    What `openllm start` would refuse, as a model without a tokenizer where none is given, is not
+    downloaded. Adapters that --lora names are downloaded before their model. What an interrupted
+    download has left is used by the next.
 
     \b
       openllm pull org/name
@@ -76,9 +78,10 @@ def _pull_all(
 ) -> None:
     from openllm.bento.checks import fetch_each
     from openllm.bento.options import read_configuration
+    from openllm.config.model_list import SEPARATOR
     from openllm.models.offers import asked_once
 
-    configuration = read_configuration(",".join(names), options, os.environ)
+    configuration = read_configuration(SEPARATOR.join(names), options, os.environ)
     with asked_once():
         _look_up(configuration.entries)
         models = fetch_each(configuration, on_progress)

@@ -147,8 +147,8 @@ class LoadOptions(BaseModel):
     lora: Annotated[tuple[str, ...], BeforeValidator(_by_name)] = Field(
         (),
         description="NAME=PATH of a LoRA adapter, which requests choose by NAME as the model, or"
-        " PATH of one that is always on; a folder of peft for torch and vllm, a GGUF file for"
-        " llamacpp; may be repeated.",
+        " PATH of one that is always on; for torch and vllm a folder of peft or a hub id, for"
+        " llamacpp a GGUF file, also as org/name:file.gguf or a URL; may be repeated.",
     )
     engine_arg: tuple[str, ...] = Field(
         (), description="NAME=VALUE handed to vLLM's own engine arguments; may be repeated."

@@ -30,6 +30,7 @@ from openllm.config.fields import (
     written,
 )
 from openllm.config.given_file import content_of
+from openllm.config.model_list import split_models
 from openllm.config.sources import Given, Values, put
 from openllm.config.yaml_nodes import Node, read_nodes
 from openllm.errors import ConfigurationError
@@ -120,8 +121,11 @@ class _Reader:
 
     def _named(self, node: Node) -> Iterator[Section]:
         if isinstance(node.content, str):
-            for text in node.content.split(","):
-                yield Section(text.strip(), self._place(node, "models"), {})
+            place = self._place(node, "models")
+            try:
+                yield from (Section(text, place, {}) for text in split_models(node.content))
+            except ConfigurationError as error:
+                self._mistakes.append(f"{place}: {error.message}")
         else:
             self._wrong(node, "models", "write the name of a model, such as demo")
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from openllm.config.model import LoadOptions, ModelConfig
-from openllm.errors import ConfigurationError
 from openllm.llm.preprompt import preprompt_text
+from openllm.models.adapters import check_names
 from openllm.models.tags import content_files
 from openllm.types import LocalModel
 
@@ -32,8 +32,7 @@ class Loaded(NamedTuple):
     def of(cls, model: LocalModel, config: ModelConfig) -> Loaded:
         parts = (model, model.tokenizer) if model.tokenizer else (model,)
         # What the store has under a tag stays.
-        paths = [part.path for part in parts if not part.tag]
-        paths += [adapter.path for adapter in model.adapters]
+        paths = [part.path for part in (*parts, *model.adapters) if not part.tag]
         files = tuple(each for path in paths for each in _files(path))
         return cls(model, config.load, preprompt_text(config.defaults.prompt), files)
 
@@ -42,14 +41,7 @@ def settings_of(
     models: Sequence[LocalModel], configs: Mapping[str, ModelConfig] | None
 ) -> Settings:
     """Pair models with their settings; raises `ConfigurationError` if two would have one name."""
-    names = [model.name for model in models]
-    names += [adapter.name for model in models for adapter in model.adapters if adapter.name]
-    if twice := next((name for name in names if names.count(name) > 1), None):
-        raise ConfigurationError(
-            f"two models or adapters are called {twice!r}; give each a name of its own, and an"
-            " adapter to the model that it is for",
-            param="lora",
-        )
+    check_names((model.name, *(each.name for each in model.adapters)) for model in models)
     return [(model, (configs or {}).get(model.name, ModelConfig())) for model in models]
 
 

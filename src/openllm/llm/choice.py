@@ -15,9 +15,10 @@ from openllm.engines import (
 )
 from openllm.engines.vllm_presence import unfit
 from openllm.errors import ConfigurationError
+from openllm.models.adapter_layers import check_layers
 from openllm.models.families import why_not
 from openllm.models.folder import check_tokenizer, read_folder, read_tokenizer
-from openllm.types import Adapter, LocalModel, ModelFormat
+from openllm.types import LocalModel, ModelFormat
 
 
 class EngineChoice(NamedTuple):
@@ -45,9 +46,10 @@ def choose_engine(model: LocalModel, options: LoadOptions) -> EngineChoice:
     choice = choose_by_facts(model.name, model.format, architecture, options)
     if architecture and model.tokenizer is None and "tokenizer" in engine_kind(choice.name).options:
         check_tokenizer(model.path, trust_remote_code=trust)
-    if "lora" in engine_kind(choice.name).options:  # Else that is what is refused.
-        for adapter in model.adapters:
-            _check_format(adapter, choice.name)
+    for adapter in model.adapters:
+        check_adapter(adapter.label, adapter.format, choice.name)
+        if model.format == "safetensors" and options.load_format != "dummy":
+            check_layers(adapter, model.path)
     return choice
 
 
@@ -110,11 +112,18 @@ def not_heeded(engines: Mapping[str, str], option: str) -> ConfigurationError:
     )
 
 
-def _check_format(adapter: Adapter, engine: str) -> None:
-    if adapter.format not in engine_kind(engine).formats:
-        wanted = "a GGUF file" if adapter.format != "gguf" else "a folder of peft"
+def check_adapter(label: str, form: ModelFormat, engine: str) -> None:
+    """Check that the engine takes an adapter of this format.
+
+    Raises:
+        ConfigurationError: It does not; names the adapter by its `label`. Engines that take no
+            adapters at all are left to the check of options.
+    """
+    kind = engine_kind(engine)
+    if "lora" in kind.options and form not in kind.formats:
+        wanted = "a GGUF file" if form != "gguf" else "a folder or a repository of peft"
         raise ConfigurationError(
-            f"the adapter {adapter.path!r} is not for {engine}, which takes {wanted}", param="lora"
+            f"the adapter {label!r} is not for {engine}, which takes {wanted}", param="lora"
         )
 
 

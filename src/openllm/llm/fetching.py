@@ -6,9 +6,11 @@ here, before its first byte of weights, so that what cannot run is not fetched.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from openllm.config.model import LoadOptions
@@ -19,7 +21,7 @@ from openllm.models.locate import defaults_of, expand, find_local, from_store
 from openllm.models.pull_pins import check_pin
 from openllm.models.ref import ModelRef, bad_name, is_model_name, parse_ref
 from openllm.models.registry import REGISTRY, Registry
-from openllm.models.store import StoredModel, add, derived_tag, find_tag, touch
+from openllm.models.store import StoredModel, add, derived_tag, find_tag, told, touch
 from openllm.models.tags import framework_name
 from openllm.types import LocalModel, ModelFormat
 
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from openllm.models.pull import Framework, Progress
 
     OnProgress = Callable[[Progress], None]
+
+logger = logging.getLogger("openllm")
 
 
 def local_model(
@@ -95,52 +99,48 @@ def check_hash(model: LocalModel, options: DownloadOptions | None) -> None:
     check_pin(known, options)
 
 
-def parse_list(text: str, registry: Registry = REGISTRY) -> tuple[ModelRef, ...]:
-    """Parse a list separated by commas; every name in it is known, and served once.
+def known_ref(text: str, registry: Registry = REGISTRY) -> ModelRef:
+    """Parse the text of one model, whose name must be known and be one that requests can use.
 
     Raises:
-        ConfigurationError: An entry is empty, wrong or unknown, or two have one name.
-        ModelFileError: An entry is a path where no model lies.
+        ConfigurationError: It is wrong or unknown.
+        ModelFileError: It is a path where no model lies.
     """
-    refs: dict[str, ModelRef] = {}
-    for part in text.split(","):
-        if not part.strip():
-            raise ConfigurationError(f"The list of models {text[:80]!r} has an empty entry.")
-        ref = parse_ref(part.strip())
-        name = _checked_name(ref, registry)
-        if name in refs:
-            raise ConfigurationError(
-                f"Two models have the name {name!r}; choose another with NAME=MODEL."
-            )
-        refs[name] = ref
-    return tuple(refs.values())
+    ref = parse_ref(text)
+    meant = expand(ref, registry)
+    if meant.kind == "path":
+        find_local(ref, registry)
+    if not is_model_name(meant.served_name):
+        raise bad_name(meant.served_name, meant.source)
+    return ref
 
 
 def for_engine(model: LocalModel, engine: str) -> LocalModel:
     """Return `model` under the tag derived for `engine`; stored twice, its files are linked.
 
-    A model that was not downloaded into the store stays as it is.
+    A model that was not downloaded into the store stays as it is, and so does one in a store that
+    cannot be written, which is as good to load.
     """
     known = find_tag(model.tag) if model.tag else None
     tag = derived_tag(known, framework_name(engine)) if known else ""
     if known is None or tag in ("", known.tag):
         return model
-    return store_as(model, known, *tag.split(":"))
+    try:
+        return store_as(model, known, *tag.split(":"))
+    except ConfigurationError as error:
+        logger.info("%s is not stored as %s: %s", known.tag, tag, error)
+        return model
 
 
 def store_as(model: LocalModel, known: StoredModel, name: str, version: str) -> LocalModel:
-    """Link the files of the stored model `known` into "name:version" too; returns that one."""
-    linked = add(
-        known.folder,
-        name=name,
-        version=version,
-        format=known.format,
-        source=known.source,
-        revision=known.revision,
-        file=known.file,
-        files=known.files,
-        refs=known.refs,
-    )
+    """Link the files of the stored model `known` into "name:version" too; returns that one.
+
+    Raises:
+        ConfigurationError: Another model has this tag, or the store cannot be written.
+        ModelFileError: A file is missing.
+    """
+    with told(Path(known.folder)):
+        linked = add(known.folder, known, name=name, version=version)
     return from_store(ModelRef(known.source, model.name), linked)
 
 
@@ -187,13 +187,3 @@ def _pulled(
 def _own_backend(ref: ModelRef, registry: Registry) -> str | None:
     backend = defaults_of(ref, registry).get("backend")
     return backend if isinstance(backend, str) else None
-
-
-def _checked_name(ref: ModelRef, registry: Registry) -> str:
-    """Return the name that requests will use; what is a path is looked at as well."""
-    meant = expand(ref, registry)
-    if meant.kind == "path":
-        find_local(ref, registry)
-    if not is_model_name(meant.served_name):
-        raise bad_name(meant.served_name, meant.source)
-    return meant.served_name

@@ -1,5 +1,5 @@
 """All files that a model is loaded from, as its settings want them: its own, a tokenizer's, and
-those of adapters, which must be here.
+those of adapters.
 
 What else than a model's whole folder may be wanted is decided here: no weights where they are made
 up, and a tokenizer that is another model's or of another revision.
@@ -15,40 +15,43 @@ from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
 
+from openllm.config.download import DownloadOptions
 from openllm.config.model import LoadOptions
 from openllm.errors import ConfigurationError
 from openllm.llm.fetching import local_model
-from openllm.models.adapters import find_adapters
-from openllm.models.hub import NO_WEIGHTS
+from openllm.llm.parts import fetch_adapter, fetch_part
+from openllm.models.adapters import adapter_refs, find_adapter
 from openllm.models.locate import expand, find_local, from_store
-from openllm.models.ref import ModelRef, parse_ref, shown_source
+from openllm.models.ref import NO_WEIGHTS, ModelRef, parse_ref, shown_source
 from openllm.models.store import find_tag, hold
-from openllm.types import LocalModel
+from openllm.types import Adapter, LocalModel
 
 if TYPE_CHECKING:
-    from openllm.config.download import DownloadOptions
     from openllm.llm.fetching import OnProgress
+
+_Part = LocalModel | Adapter
 
 
 def find_files(
     ref: ModelRef, load: LoadOptions, model: LocalModel | None = None
 ) -> LocalModel | None:
-    """Return the model with its tokenizer if all files are on this machine; asks no network.
+    """Return the model with what goes with it if all files are on this machine; asks no network.
 
     Args:
         ref: As the user typed it.
-        load: Of these, the options of the tokenizer and `load_format` count.
+        load: Of these, the options of the tokenizer, `lora` and `load_format` count.
         model: The model itself, if it was found already.
 
     Raises:
-        ConfigurationError: A name is unknown, or a tokenizer can not be what the options say.
+        ConfigurationError: A name is unknown, or a tokenizer or an adapter can not be what the
+            options say.
         ModelFileError: There is no such file, or the folder holds no model.
     """
-    adapters = find_adapters(load.lora)
+    adapters = _adapters_here(load)
     model, *tokenizers = _parts_here(ref, load, model)
-    if model is None or None in tokenizers:
+    if model is None or None in tokenizers or None in adapters:
         return None
-    model = replace(model, adapters=adapters)
+    model = replace(model, adapters=tuple(filter(None, adapters)))
     return replace(model, tokenizer=tokenizers[0]) if tokenizers else model
 
 
@@ -62,57 +65,63 @@ def fetch_files(
     on_progress: OnProgress | None = None,
     cancelled: threading.Event | None = None,
 ) -> LocalModel:
-    """Return the model with its tokenizer, downloaded where they are not on this machine.
+    """Return the model with what goes with it, downloaded where it is not on this machine.
 
-    Blocks; `model` is the model itself, if it was found already, and other arguments and errors
-    are those of `openllm.llm.fetching.local_model`. Neither of the two makes room for the other.
+    Adapters, which are small, come first: what is wrong with them costs no weights. Blocks; `model`
+    is the model itself, if it was found already, and other arguments and errors are those of
+    `openllm.llm.fetching.local_model`. None of the parts makes room for another.
     """
-    adapters = find_adapters(load.lora)
     meant, here = expand(ref), model or find_local(ref)
     tokenizer_ref = None if _has_its_own(here) else _tokenizer_ref(ref, load)
     dummy = load.load_format == "dummy" and _may_lack_weights(meant)
-    with keep_here(ref, load, model):
+    options = download or DownloadOptions()
+    adapters: list[Adapter] = []
+    with ExitStack() as kept:
+        kept.enter_context(keep_here(ref, load, model))
+        for each in adapter_refs(load.lora):
+            adapters.append(fetch_adapter(each, options, on_progress, cancelled))
+            kept.enter_context(keep(adapters[-1]))
         if here is None and dummy:
-            model = _settings_here(meant) or _pulled(meant, download, on_progress, cancelled)
+            model = _settings_here(meant) or _beside(meant, options, on_progress, cancelled)
         elif model is None:
             model = local_model(
                 ref,
-                download,
+                options,
                 backend=load.backend,
                 trust_remote_code=load.trust_remote_code,
                 installed=installed,
                 on_progress=on_progress,
                 cancelled=cancelled,
             )
-        model = replace(model, adapters=adapters)
+        model = replace(model, adapters=tuple(adapters))
         if tokenizer_ref is None or _has_its_own(model):
             return model
-        with keep(model):
-            tokenizer = _tokenizer_here(tokenizer_ref)
-            tokenizer = tokenizer or _pulled(tokenizer_ref, download, on_progress, cancelled)
+        kept.enter_context(keep(model))
+        tokenizer = _tokenizer_here(tokenizer_ref)
+        tokenizer = tokenizer or _beside(tokenizer_ref, options, on_progress, cancelled)
     return replace(model, tokenizer=tokenizer)
 
 
 @contextmanager
-def keep(*models: LocalModel) -> Iterator[None]:
-    """Keep models, with their tokenizers, from being removed from the store.
+def keep(*parts: _Part) -> Iterator[None]:
+    """Keep models, with what goes with them, and adapters from being removed from the store.
 
     Raises:
         ModelFileError: One was removed meanwhile.
     """
     with ExitStack() as holds:
-        for model in models:
-            for part in filter(None, (model, model.tokenizer)):
-                if part.tag and (known := find_tag(part.tag)):
-                    holds.enter_context(closing(hold(known)))
+        for tag in (tag for part in parts for tag in _tags(part)):
+            if known := find_tag(tag):
+                holds.enter_context(closing(hold(known)))
         yield
 
 
 def keep_here(
     ref: ModelRef, load: LoadOptions, model: LocalModel | None = None
 ) -> AbstractContextManager[None]:
-    """Keep what is on this machine of a model and its tokenizer; see `find_files` and `keep`."""
-    return keep(*filter(None, _parts_here(ref, load, model)))
+    """Keep what is on this machine of a model and what goes with it; see `find_files`, `keep`."""
+    found: tuple[_Part | None, ...] = (*_parts_here(ref, load, model), *_adapters_here(load))
+    return keep(*(part for part in found if part is not None))
 
 
 def model_here(ref: ModelRef, load: LoadOptions) -> LocalModel | None:
@@ -130,6 +139,21 @@ def _parts_here(
     model = model or model_here(ref, load)
     tokenizer_ref = None if _has_its_own(model) else _tokenizer_ref(ref, load)
     return (model,) if tokenizer_ref is None else (model, _tokenizer_here(tokenizer_ref))
+
+
+def _adapters_here(load: LoadOptions) -> tuple[Adapter | None, ...]:
+    return tuple(map(find_adapter, adapter_refs(load.lora)))
+
+
+def _tags(part: _Part) -> Iterator[str]:
+    """Yield the tags of what is in the store of it."""
+    if part.tag:
+        yield part.tag
+    if isinstance(part, LocalModel):
+        for each in part.adapters:
+            yield from _tags(each)
+        if part.tokenizer is not None:
+            yield from _tags(part.tokenizer)
 
 
 def _has_its_own(model: LocalModel | None) -> bool:
@@ -201,24 +225,12 @@ def _settings_here(meant: ModelRef) -> LocalModel | None:
     return find_local(replace(meant, file=NO_WEIGHTS)) if _may_lack_weights(meant) else None
 
 
-def _pulled(
+def _beside(
     meant: ModelRef,
-    download: DownloadOptions | None,
+    download: DownloadOptions,
     on_progress: OnProgress | None,
     cancelled: threading.Event | None,
 ) -> LocalModel:
     """Download what lies beside the weights of a repository."""
-    from openllm.config.download import DownloadOptions
-    from openllm.models.pull import pull
-
-    wanted = replace(meant, file=NO_WEIGHTS)
-    # The hash is that of the weights, which are no part of this.
-    options = (download or DownloadOptions()).model_copy(update={"sha256": None})
-    model = pull(
-        wanted,
-        options,
-        framework=lambda architecture, form: "tokenizer",
-        on_progress=on_progress,
-        cancelled=cancelled,
-    )
-    return from_store(wanted, model)
+    beside = replace(meant, file=NO_WEIGHTS)
+    return from_store(beside, fetch_part(beside, "tokenizer", download, on_progress, cancelled))

@@ -6,23 +6,22 @@ Knows nothing of engines at work, nor of event loops: `get` blocks.
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
 
+from openllm.config.download import DownloadOptions
 from openllm.config.model import LoadOptions
 from openllm.engines import check_installed, engine_name
+from openllm.llm.ahead import engine_ahead
 from openllm.llm.choice import choose_engine, not_heeded, unheeded
 from openllm.llm.fetching import check_hash, for_engine, store_as
 from openllm.llm.model_files import fetch_files, find_files
 from openllm.models.locate import expand, from_store
+from openllm.models.offers import asked_once
 from openllm.models.ref import ModelRef
 from openllm.models.revision import with_revision
 from openllm.models.store import StoredModel, find_tag
 from openllm.models.store_names import tagged
 from openllm.models.tags import checked_tag, content_version, stored_name
 from openllm.types import LocalModel
-
-if TYPE_CHECKING:
-    from openllm.config.download import DownloadOptions
 
 
 class ModelSource:
@@ -138,13 +137,13 @@ class ModelSource:
         return from_store(self._meant, known) if known else None
 
     def _fetched(self) -> LocalModel:
-        return fetch_files(
-            self._ref,
-            self._load,
-            self._download,
-            model=self._tagged(),
-            cancelled=self._cancelled,
-        )
+        options, tagged = self._download or DownloadOptions(), self._tagged()
+        with asked_once():
+            if tagged is None or self._load.lora:
+                engine_ahead(self._ref, self._load, options, self._cancelled)
+            return fetch_files(
+                self._ref, self._load, options, model=tagged, cancelled=self._cancelled
+            )
 
     def _derived(self) -> str:
         commit = self._meant.revision

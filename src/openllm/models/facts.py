@@ -48,6 +48,7 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
         context_length: Tokens the model was made for; None where it names no limit.
         encoder_decoder: Keys and values are kept of the prompt and of the reply.
         shape: Its layers, and what they keep of each token.
+        adapters: Bytes of the LoRA adapters that it is to be loaded with, as they are stored.
     """
 
     format: ModelFormat
@@ -57,15 +58,19 @@ class ModelFacts(Struct, frozen=True, kw_only=True):
     dtype: str = ""
     context_length: int | None = None
     encoder_decoder: bool = False
+    adapters: int = 0
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights as they are stored."""
+        """Bytes of the model's own weights as they are stored."""
         return sum(self.weights.values())
 
     def loaded_bytes(self, width: int) -> int:
-        """Return the bytes of the weights when a number takes `width`; quantized ones stay."""
-        return sum(
+        """Return the bytes of the weights when a number takes `width`; quantized ones stay.
+
+        Adapters count as they are stored.
+        """
+        return self.adapters + sum(
             size * width // _WIDTHS[name] if name in _WIDTHS else size
             for name, size in self.weights.items()
         )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import threading
-from contextlib import closing
 from typing import TYPE_CHECKING
 
 from openllm.config.download import DownloadOptions
@@ -60,6 +59,7 @@ def facts_ahead(ref: ModelRef, options: DownloadOptions) -> ModelFacts | None:
 def _begun(plan: Plan) -> ModelFacts | None:
     """Return the facts, with what is fetched for them in the folder of the download."""
     from openllm.models import store
+    from openllm.models.offers import look_at
     from openllm.models.pull_cache import link_cached
     from openllm.models.pull_room import Room
 
@@ -67,11 +67,12 @@ def _begun(plan: Plan) -> ModelFacts | None:
     lead = store.lead(store.lock_of(folder))
     if lead is None:
         return None
-    with closing(lead):
+    with store.working(folder, lead):
         if plan.stored() is not None:  # By a process that has just ended.
             return None
         link_cached(plan, folder)
         Room(plan, folder).check_disk(plan.total)
+        look_at(folder)
         try:
             return facts_of_remote(plan.remote, plan.files, plan.options, folder=folder)
         except ModelFileError:

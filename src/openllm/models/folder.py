@@ -123,11 +123,7 @@ def read_folder(path: str, *, trust_remote_code: bool = False, weights: bool = T
             names the file, the value and what to do.
     """
     files = FolderFiles(path)
-    if ADAPTER in files.names:
-        files.fail(ADAPTER, "makes this an adapter, not a model; merge it into its model first")
-    config = files.object(CONFIG)
-    if config is None:
-        files.fail(CONFIG, "does not exist, so this is no model folder; give one that has it")
+    config = _config(files)
     generation = files.object(GENERATION) or {}
     tokenizer = files.object(SETTINGS) or {}
     if not trust_remote_code:
@@ -166,9 +162,21 @@ def read_tokenizer(path: str, *, trust_remote_code: bool = False) -> FolderToken
     return read_tokens(files, tokenizer)
 
 
-def check_tokenizer(path: str, *, trust_remote_code: bool = False) -> None:
-    """Check that the folder at `path` may hold a tokenizer; raises `ModelFileError` if not."""
-    files = FolderFiles(path)
+def architecture_of(files: FolderFiles, *, trust_remote_code: bool = False) -> str:
+    """Return the architecture of a model of which no more is read than names and `config.json`.
+
+    Raises:
+        ModelFileError: They alone tell that `read_folder` would refuse it.
+    """
+    config = _config(files)
+    if not trust_remote_code:
+        refuse_code(files, {CONFIG: config})
+    return str(model_facts(files, config)["architecture"])
+
+
+def check_tokenizer(folder: str | FolderFiles, *, trust_remote_code: bool = False) -> None:
+    """Check that a folder, here or on a hub, may hold a tokenizer; else raise `ModelFileError`."""
+    files = FolderFiles(folder) if isinstance(folder, str) else folder
     refuse_no_tokenizer(files, files.object(CONFIG) or {}, code=trust_remote_code)
 
 
@@ -192,6 +200,15 @@ def model_facts(files: FolderFiles, config: dict[str, Any]) -> dict[str, Any]:
         "encoder_decoder": config.get("is_encoder_decoder", model_type in _ENCODER_DECODERS)
         is True,
     }
+
+
+def _config(files: FolderFiles) -> dict[str, Any]:
+    if ADAPTER in files.names:
+        files.fail(ADAPTER, "makes this an adapter, not a model; merge it into its model first")
+    config = files.object(CONFIG)
+    if config is None:
+        files.fail(CONFIG, "does not exist, so this is no model folder; give one that has it")
+    return config
 
 
 def _stated_dtype(files: FolderFiles, config: dict[str, Any]) -> str:

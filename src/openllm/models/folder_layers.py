@@ -13,7 +13,8 @@ from openllm.models.folder_files import FolderFiles
 from openllm.models.folder_weights import Weights
 
 _COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_LAYER = re.compile(r"((?:[a-z_]+\.)*(?:layers|h)\.)([0-9]{1,6})\.")
+LAYER = re.compile(r"((?:[a-z_]+\.)*(?:layers|h)\.)([0-9]{1,6})\.")
+"""Begins the name of what is in a numbered layer."""
 
 # fmt: off
 _JUDGED = frozenset((
@@ -37,11 +38,12 @@ def check_layers(files: FolderFiles, config: dict[str, Any], weights: Weights) -
     Raises:
         ModelFileError: One is; names the first of them.
     """
-    stated = _stated_layers(config)
+    stated = {key: config[key] for key in _COUNTS if isinstance(config.get(key), int)}
+    stated = stated if is_judged(config) else {}
     if len(set(stated.values())) != 1:
         return
     key, count = next(iter(stated.items()))
-    found = [layer for layer in map(_LAYER.match, weights.tensors) if layer]
+    found = [layer for layer in map(LAYER.match, weights.tensors) if layer]
     there = {int(layer[2]) for layer in found}
     missing = next((number for number in range(count) if number not in there), None)
     if not there or missing is None:
@@ -53,8 +55,6 @@ def check_layers(files: FolderFiles, config: dict[str, Any], weights: Weights) -
     )
 
 
-def _stated_layers(config: dict[str, Any]) -> dict[str, int]:
-    """Return how many layers there must be, by the keys that say it; {} where nobody can tell."""
-    if config.get("model_type") not in _JUDGED or config.get("auto_map"):
-        return {}
-    return {key: config[key] for key in _COUNTS if isinstance(config.get(key), int)}
+def is_judged(config: dict[str, Any]) -> bool:
+    """Whether the names of the tensors are known to tell which layers the model has."""
+    return config.get("model_type") in _JUDGED and not config.get("auto_map")

@@ -22,10 +22,9 @@ SETTINGS = "tokenizer_config.json"
 SPECIAL = "special_tokens_map.json"
 MAX_TOKENIZER_BYTES = 256 * 1024 * 1024
 
-_OTHER_TOKENIZERS = re.compile(r"vocab\.(json|txt)|.+\.(model|tiktoken)")
 _LOOKED_FOR = f"{TOKENIZER}, {SETTINGS}, tokenizer.model, vocab.json, vocab.txt or tekken.json"
-# What may be a tokenizer's in a folder that has none of the known names: an engine shall say.
-_MAYBE_TOKENIZER = re.compile(
+# Also what may be a tokenizer's in a folder that has none of the known names: an engine shall say.
+_TOKENIZER_FILE = re.compile(
     r".*(tokeniz|vocab|merges|bpe|spm|spiece|sentencepiece|tekken|dict).*|.+\.(model|tiktoken)",
     re.IGNORECASE,
 )
@@ -80,16 +79,15 @@ class _Tokenizer(Struct, frozen=True):
 
 
 def has_tokenizer(files: FolderFiles) -> bool:
-    """Whether the folder holds files of a tokenizer of whatever kind."""
-    known = {TOKENIZER, SETTINGS}
-    return any(name in known or _OTHER_TOKENIZERS.fullmatch(name) for name in files.names)
+    """Whether the folder holds files of a tokenizer of whatever kind, as far as names tell."""
+    return any(map(_TOKENIZER_FILE.fullmatch, files.names))
 
 
 def refuse_no_tokenizer(files: FolderFiles, config: dict[str, Any], *, code: bool) -> None:
     """Fail if the folder clearly holds no tokenizer.
 
     Args:
-        files: The folder.
+        files: The folder, which may lie on a hub.
         config: Content of its `config.json`, which may name a tokenizer that needs no files.
         code: Whether Python code in the folder is trusted, so that it may make one.
 
@@ -98,7 +96,7 @@ def refuse_no_tokenizer(files: FolderFiles, config: dict[str, Any], *, code: boo
     """
     named = config.get("tokenizer_class") or config.get("model_type") in _WITHOUT_FILES
     own = code and any(name.endswith(".py") for name in files.names)
-    if named or own or any(map(_MAYBE_TOKENIZER.fullmatch, files.names)):
+    if named or own or has_tokenizer(files):
         return
     files.fail(
         TOKENIZER,

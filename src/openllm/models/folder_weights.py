@@ -41,14 +41,15 @@ class Weights(Struct, frozen=True, kw_only=True):
 
     `dtype` is a name of PyTorch's, "" where most weights are of another type, as if quantized;
     `types` are the bytes of each type by its name in the files, such as "BF16"; `tensors` are the
-    names of all tensors, and `listing` is the file that gives them.
+    shapes of all tensors by name, () of those that may be packed, and `listing` is the file that
+    gives them.
     """
 
     files: tuple[str, ...]
     size: int
     dtype: str
     types: dict[str, int]
-    tensors: tuple[str, ...] = ()
+    tensors: dict[str, tuple[int, ...]] = {}
     listing: str = ""
 
 
@@ -86,11 +87,11 @@ def read_weights(files: FolderFiles) -> Weights:
     if not names:
         _refuse_other_weights(files)
     types: Counter[str] = Counter()
-    known: list[str] = []
+    known: dict[str, tuple[int, ...]] = {}
     for name in names:
         tensors = _read_header(files, name)
-        known += tensors
-        for tensor in tensors.values():
+        for key, tensor in tensors.items():
+            known[key] = tensor.shape if tensor.dtype in _DTYPES else ()
             types[tensor.dtype] += tensor.data_offsets[1] - tensor.data_offsets[0]
         if not single:
             _check_places(files, name, places, tensors)
@@ -101,7 +102,7 @@ def read_weights(files: FolderFiles) -> Weights:
         size=sum(sizes),
         dtype=_DTYPES.get(most, ""),
         types=dict(types),
-        tensors=tuple(known),
+        tensors=known,
         listing=SINGLE if single else INDEX,
     )
 

@@ -7,50 +7,17 @@ meaning of an architecture's own keys are not its business.
 from __future__ import annotations
 
 import os
-import sys
-from array import array
-from collections.abc import Sequence
 
 from msgspec import Struct
 
-from openllm.models.gguf_layout import (
-    FLOAT32,
-    INT8,
-    INT32,
-    MAX_LAYERS,
-    STRING,
-    UINT8,
-    Array,
-    read_metadata,
-    read_tensors,
-)
+from openllm.models.gguf_layout import MAX_LAYERS, read_metadata, read_tensors
 from openllm.models.gguf_metadata import Metadata
 from openllm.models.gguf_parts import part_paths
+from openllm.models.gguf_vocabulary import read_vocabulary
 from openllm.models.gguf_window import Window, open_window, shown
 
-MAX_TOKENS = 1 << 20
-MAX_CONTROL_TOKENS = 131_072
-MAX_TOKEN_BYTES = 1024
 LEAST_CONTEXT = 8
 """Tokens: with a context that is near its number of slots llama.cpp aborts the process."""
-_TOKENIZER = "tokenizer.ggml."
-
-# Element types llama.cpp takes for granted in the arrays of a vocabulary.
-_ARRAY_KINDS = {
-    "tokens": (STRING,),
-    "token_type": (INT32,),
-    "scores": (FLOAT32,),
-    "merges": (STRING,),
-    "precompiled_charsmap": (UINT8, INT8),
-}
-
-# llama.cpp lets these pre-tokenizers begin a prompt with BOS where the file does not say.
-_PRE_WITH_BOS = frozenset(
-    ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken")
-)
-
-# Token types whose text stands for one token wherever it appears: control and user-defined.
-_CONTROL_TYPES = frozenset((3, 4))
 
 
 class GgufHeader(Struct, frozen=True, kw_only=True):
@@ -73,7 +40,8 @@ class GgufHeader(Struct, frozen=True, kw_only=True):
         bos_token: Text of the begin-of-text token.
         eos_token: Text of the end-of-text token.
         add_bos: The tokenizer puts BOS before a prompt by itself.
-        control_tokens: Texts of the control and user-defined tokens that are not blank.
+        control_tokens: Texts of the control tokens that are not blank, and of the user-defined
+            ones that the chat template writes: others, such as "<b>", are text like any other.
         tensor_count: Number of tensors.
         parameter_count: Elements of all tensors.
         data_size: Bytes of tensor data, padding between tensors included.
@@ -114,7 +82,7 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
         paths = part_paths(path, contents.parts)
         further = (_read_part(each, i, contents.parts) for i, each in enumerate(paths[1:], 1))
         files = (contents, *further)
-        vocabulary = _vocabulary(window, metadata)
+        vocabulary = read_vocabulary(window, metadata)
         architecture = metadata.text("general.architecture")
         return GgufHeader(
             version=contents.version,
@@ -127,12 +95,12 @@ def read_header(path: str | os.PathLike[str]) -> GgufHeader:
             head_count=metadata.integer(f"{architecture}.attention.head_count"),
             head_count_kv=metadata.integer(f"{architecture}.attention.head_count_kv"),
             vocab_size=vocabulary.size,
-            chat_template=metadata.text("tokenizer.chat_template") or None,
+            chat_template=vocabulary.chat_template or None,
             bos_token_id=vocabulary.bos_id,
             eos_token_id=vocabulary.eos_id,
             bos_token=vocabulary.bos,
             eos_token=vocabulary.eos,
-            add_bos=_adds_bos(metadata),
+            add_bos=vocabulary.add_bos,
             control_tokens=vocabulary.control_tokens,
             tensor_count=sum(each.tensor_count for each in files),
             parameter_count=sum(each.parameter_count for each in files),
@@ -197,7 +165,8 @@ def _check_kind(window: Window, metadata: Metadata, tensor_count: int, part: int
         window.fail("does not name its architecture (general.architecture)")
     kind = metadata.text("general.type") or "model"
     if kind != "model":
-        window.fail(f"is no model: it says it is of the type {shown(kind)}")
+        fix = ": give it to its model by --lora" if kind == "adapter" else ""
+        window.fail(f"is no model: it says it is of the type {shown(kind)}{fix}")
     if not tensor_count and parts == 1:
         window.fail("holds no tensors")
     return parts
@@ -211,86 +180,3 @@ def _read_part(path: str, part: int, parts: int) -> Contents:
                 f"says that there are {contents.parts} parts, not {parts}: download it again"
             )
         return contents
-
-
-class _Vocabulary(Struct, frozen=True, kw_only=True):
-    size: int = 0
-    bos_id: int | None = None
-    eos_id: int | None = None
-    bos: str = ""
-    eos: str = ""
-    control_tokens: tuple[str, ...] = ()
-
-
-def _vocabulary(window: Window, metadata: Metadata) -> _Vocabulary:
-    arrays = {name: metadata.array(_TOKENIZER + name, _ARRAY_KINDS[name]) for name in _ARRAY_KINDS}
-    tokens, types, scores = arrays["tokens"], arrays["token_type"], arrays["scores"]
-    if tokens is None:
-        return _Vocabulary()
-    # llama.cpp reads as many types and scores as there are tokens, whatever the arrays hold.
-    for name, other in (("types", types), ("scores", scores)):
-        if other is not None and other.count != tokens.count:
-            window.fail(f"is damaged: {tokens.count} tokens have {other.count} {name}")
-    control = _control_ids(window, types) if types else []
-    bos, eos = (_token_id(metadata, name, tokens.count) for name in ("bos", "eos"))
-    texts = _tokens(window, tokens)
-    controls = (_text(window, texts, index) for index in control)
-    return _Vocabulary(
-        size=tokens.count,
-        bos_id=bos,
-        eos_id=eos,
-        bos="" if bos is None else _text(window, texts, bos),
-        eos="" if eos is None else _text(window, texts, eos),
-        control_tokens=tuple(text for text in controls if text.strip(" \t\r\n\u2581")),
-    )
-
-
-def _control_ids(window: Window, types: Array) -> list[int]:
-    window.seek(types.position)
-    values = array("i", window.take(4 * types.count))
-    if sys.byteorder == "big":
-        values.byteswap()
-    ids = [index for index, value in enumerate(values) if value in _CONTROL_TYPES]
-    if len(ids) > MAX_CONTROL_TOKENS:
-        window.fail(f"has {len(ids)} control tokens; at most {MAX_CONTROL_TOKENS} are supported")
-    return ids
-
-
-def _tokens(window: Window, tokens: Array) -> list[bytes]:
-    """Return all tokens; fail for two that are the same, with which llama.cpp aborts the process.
-
-    Empty ones it tells apart.
-    """
-    if tokens.count > MAX_TOKENS:
-        window.fail(f"has {tokens.count} tokens; at most {MAX_TOKENS} are supported")
-    window.seek(tokens.position)
-    texts = window.strings(tokens.count, MAX_TOKEN_BYTES, "the token")
-    if len(set(texts)) + texts.count(b"") - (b"" in texts) < len(texts):
-        first: dict[bytes, int] = {}
-        for index, text in enumerate(texts):
-            if text and first.setdefault(text, index) != index:
-                same = shown(text.decode("utf-8", "replace"))
-                window.fail(f"is damaged: its tokens {first[text]} and {index} are both {same}")
-    return texts
-
-
-def _text(window: Window, tokens: Sequence[bytes], index: int) -> str:
-    try:
-        return tokens[index].decode()
-    except UnicodeDecodeError:
-        window.fail(f"is damaged: the token {index} is not UTF-8")
-
-
-def _token_id(metadata: Metadata, name: str, size: int) -> int | None:
-    """Return an id; None for one outside of the vocabulary, which llama.cpp ignores as well."""
-    value = metadata.integer(f"{_TOKENIZER}{name}_token_id", most=2**32 - 1)
-    return value if value is not None and value < size else None
-
-
-def _adds_bos(metadata: Metadata) -> bool:
-    said = metadata.flag(_TOKENIZER + "add_bos_token")
-    if said is not None:
-        return said
-    if metadata.text(_TOKENIZER + "model") == "gpt2":
-        return metadata.text(_TOKENIZER + "pre") in _PRE_WITH_BOS
-    return metadata.text(_TOKENIZER + "model") in ("llama", "bert")

@@ -9,19 +9,13 @@ from __future__ import annotations
 import re
 import shlex
 import threading
-from collections.abc import Sequence
 from urllib.parse import quote
 
 import msgspec
 
 from openllm.config.download import DownloadOptions
-from openllm.errors import (
-    ConfigurationError,
-    ModelFetchError,
-    ModelFileError,
-    ModelNotFoundError,
-)
-from openllm.models.ref import MAIN, ModelRef, has_quantisation, shown_source
+from openllm.errors import ConfigurationError, ModelFetchError
+from openllm.models.ref import MAIN, ModelRef, shown_source
 from openllm.models.transfer_http import Session, measure
 from openllm.models.transfer_stop import stoppable
 
@@ -31,15 +25,8 @@ MAX_NAME = 1024
 MAX_PART = 255
 """Bytes that a file system gives to a file's name."""
 
-NO_WEIGHTS = "no weights"
-"""Stands for the file of a reference, where no user can write it: all that lies beside weights."""
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHARD = re.compile(r"^(.*)-\d{5}-of-\d{5}\.gguf$", re.IGNORECASE)
-_BESIDE_WEIGHTS = re.compile(r"[^/]+\.(json|txt|model|jinja|tiktoken|py)|1_Pooling/config\.json")
-_WEIGHTS = re.compile(r"(?!consolidated)[^/]+\.safetensors")
-_PICKLES = re.compile(r".*\.(bin|pt|pth|ckpt|pkl|msgpack|h5)")
 
 
 class RemoteFile(msgspec.Struct, frozen=True):
@@ -136,43 +123,6 @@ def inspect(
         return stoppable(lambda: ask(ref, session), session.halt, cancelled)
 
 
-def wanted(remote: RemoteModel, file: str = "") -> tuple[RemoteFile, ...]:
-    """Return the files to download: one GGUF file with its shards, or weights and what they need.
-
-    Pickled weights are never taken. `file` is the path of a file or a quantisation such as Q4_K_M,
-    or `NO_WEIGHTS`.
-
-    Raises:
-        ModelNotFoundError: There is no such file; those there are, are named.
-        ModelFileError: The model has no weights that may be loaded, or several to choose from.
-    """
-    ggufs = [one for one in remote.files if one.is_gguf]
-    if file == NO_WEIGHTS:
-        return _beside_weights(remote)
-    if file:
-        return _asked(remote, file, ggufs)
-    if any(_WEIGHTS.fullmatch(one.name) for one in remote.files):
-        found = [
-            one
-            for one in remote.files
-            if _WEIGHTS.fullmatch(one.name) or _BESIDE_WEIGHTS.fullmatch(one.name)
-        ]
-        return tuple(found)
-    sets = {_set_name(one.name) for one in ggufs if "mmproj" not in one.name.lower()}
-    if len(sets) == 1:
-        return _with_shards(next(iter(sets)), ggufs)
-    raise _no_weights(remote, sorted(sets))
-
-
-def _beside_weights(remote: RemoteModel) -> tuple[RemoteFile, ...]:
-    found = tuple(one for one in remote.files if _BESIDE_WEIGHTS.fullmatch(one.name))
-    if not found:
-        raise ModelFileError(
-            f"{remote.shown} has neither settings nor a tokenizer; choose another repository"
-        )
-    return found
-
-
 def _repository(ref: ModelRef, session: Session) -> RemoteModel:
     revision = quote(ref.revision or MAIN, safe="")
     url = f"{session.endpoint}/api/models/{ref.repo}/revision/{revision}?blobs=true"
@@ -216,48 +166,3 @@ def _single(ref: ModelRef, session: Session) -> RemoteModel:
     size, called = measure(session, ref.source)
     file = RemoteFile(name=ref.file, size=size, url=ref.source, called=called)
     return RemoteModel(ref.source, "", (file,))
-
-
-def _asked(remote: RemoteModel, file: str, ggufs: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
-    if any(one.name == file for one in ggufs):
-        return _with_shards(_set_name(file), ggufs)
-    sets = sorted({_set_name(one.name) for one in ggufs if has_quantisation(one.name, file)})
-    if len(sets) == 1:
-        return _with_shards(sets[0], ggufs)
-    if sets:
-        raise ModelNotFoundError(
-            f"{remote.shown} has several files for {file!r}; choose one:{_choices(remote, sets)}"
-        )
-    there = sorted({_set_name(one.name) for one in ggufs})
-    raise ModelNotFoundError(
-        f"{remote.shown} has no GGUF file {file!r};"
-        + (f" it has:{_choices(remote, there)}" if there else " it has none at all")
-    )
-
-
-def _set_name(name: str) -> str:
-    shard = _SHARD.match(name)
-    return f"{shard[1]}.gguf" if shard else name
-
-
-def _with_shards(name: str, ggufs: Sequence[RemoteFile]) -> tuple[RemoteFile, ...]:
-    return tuple(one for one in ggufs if _set_name(one.name) == name)
-
-
-def _no_weights(remote: RemoteModel, sets: list[str]) -> ModelFileError:
-    if sets:
-        return ModelFileError(
-            f"{remote.shown} has {len(sets)} GGUF files; choose one:{_choices(remote, sets)}"
-        )
-    pickles = [one.name for one in remote.files if _PICKLES.fullmatch(one.name)]
-    if pickles:
-        return ModelFileError(
-            f"{remote.shown} has pickled weights only ({pickles[0]}), which can run code when they"
-            " are opened; use a revision or a model with safetensors or GGUF files"
-        )
-    return ModelFileError(f"{remote.shown} has no safetensors or GGUF files; it is no model")
-
-
-def _choices(remote: RemoteModel, sets: Sequence[str], most: int = 12) -> str:
-    shown = "".join(f"\n  {remote.shown}:{name}" for name in sets[:most])
-    return shown + (f"\n  and {len(sets) - most} more" if len(sets) > most else "")

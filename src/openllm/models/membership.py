@@ -9,11 +9,13 @@ import msgspec
 
 from openllm.models import families
 from openllm.models.family import Family
+from openllm.models.ref import ADAPTER, NO_WEIGHTS
 from openllm.models.store import StoredModel
 
 _HEAD_BYTES = 4096
 _MAX_CONFIG_BYTES = 1024 * 1024
 _ARCHITECTURE = b"general.architecture"
+_TYPE = b"general.type"
 _STRING = 8  # GGUF's number for the type of a text.
 
 _OTHER_GGUF_NAMES = {
@@ -44,6 +46,8 @@ def items(models: Iterable[StoredModel]) -> dict[str, list[str]]:
 
 def family_of_stored(model: StoredModel) -> Family | None:
     """Return the family that lists the model's source, else the one that its files name."""
+    if model.file in (NO_WEIGHTS, ADAPTER):
+        return None
     known = families.family_of_id(model.source) if model.source else None
     if known is not None:
         return known
@@ -53,14 +57,16 @@ def family_of_stored(model: StoredModel) -> Family | None:
 
 
 def _of_gguf(path: str) -> Family | None:
-    name = _gguf_architecture(path).replace("-", "_")
+    head = _read(path, _HEAD_BYTES)
+    if _text(head, _TYPE) not in ("", "model"):
+        return None
+    name = _text(head, _ARCHITECTURE).replace("-", "_")
     return families.find(_OTHER_GGUF_NAMES.get(name, name))
 
 
-def _gguf_architecture(path: str) -> str:
-    """Read the architecture that GGUF files name first; "" where it does not come early."""
-    head = _read(path, _HEAD_BYTES)
-    _, found, after = head.partition(_ARCHITECTURE)
+def _text(head: bytes, key: bytes) -> str:
+    """Return one of the texts that GGUF files name first; "" where it does not come early."""
+    _, found, after = head.partition(key)
     kind, length = after[:4], int.from_bytes(after[4:12], "little")
     if not found or int.from_bytes(kind, "little") != _STRING or length > _HEAD_BYTES:
         return ""

@@ -11,12 +11,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
 from openllm.config.download import DownloadOptions
-from openllm.models.hub import RemoteFile, RemoteModel, inspect, wanted
+from openllm.errors import ModelFetchError, OpenLLMError
+from openllm.models.hub import RemoteFile, RemoteModel, inspect
+from openllm.models.hub_files import wanted
 from openllm.models.ref import ModelRef
+from openllm.models.store import forget_look
 from openllm.models.transfer_http import Session, measure
 from openllm.models.transfer_stop import stoppable
 
@@ -26,17 +31,41 @@ PARALLEL = 8
 Offer = tuple[RemoteModel, tuple[RemoteFile, ...]]
 _Question = tuple[str, str, str, DownloadOptions]
 
-_answers: ContextVar[dict[_Question, Offer] | None] = ContextVar("_answers", default=None)
+
+class _Command(NamedTuple):
+    """What one command was answered, and the folders of the models that it has looked at."""
+
+    answers: dict[_Question, Offer]
+    looked_at: set[Path]
+
+
+_command: ContextVar[_Command | None] = ContextVar("_command", default=None)
 
 
 @contextmanager
 def asked_once() -> Iterator[None]:
-    """Within the block, have `offered` give its first answer again, in this thread alone."""
-    before = _answers.set({})
+    """Within the block, have `offered` give its first answer again, in this thread alone.
+
+    If it ends with a refusal, nothing is left of what was read to look at models.
+    """
+    command = _Command({}, set())
+    before = _command.set(command)
     try:
         yield
+    except ModelFetchError:  # Which may end well the next time.
+        raise
+    except OpenLLMError:
+        for folder in command.looked_at:
+            forget_look(folder)
+        raise
     finally:
-        _answers.reset(before)
+        _command.reset(before)
+
+
+def look_at(folder: Path) -> None:
+    """Have what is read into the folder of a download forgotten if this command refuses it."""
+    if (command := _command.get()) is not None:
+        command.looked_at.add(folder)
 
 
 def offered(
@@ -49,13 +78,12 @@ def offered(
     Raises:
         OpenLLMError: As `inspect` and `wanted` say.
     """
-    answers = _answers.get()
-    if answers is None:
+    if (command := _command.get()) is None:
         return _asked(ref, options, cancelled)
     question = (ref.origin, ref.revision, ref.file, options)
-    if question not in answers:
-        answers[question] = _asked(ref, options, cancelled)
-    return answers[question]
+    if question not in command.answers:
+        command.answers[question] = _asked(ref, options, cancelled)
+    return command.answers[question]
 
 
 def _asked(ref: ModelRef, options: DownloadOptions, cancelled: threading.Event | None) -> Offer:

@@ -11,24 +11,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
 import msgspec
 
 from openllm.config.download import DownloadOptions
-from openllm.errors import ModelFetchError, ModelFileError
+from openllm.errors import ModelFetchError, ModelFileError, OpenLLMError
 from openllm.models import store
 from openllm.models.hub import RemoteFile
 from openllm.models.offers import offered
 from openllm.models.pull_cache import link_cached
 from openllm.models.pull_junk import check_weights
-from openllm.models.pull_pins import pinned
+from openllm.models.pull_pins import check_pin, pinned
 from openllm.models.pull_plan import Plan
 from openllm.models.pull_room import Room, arrived
 from openllm.models.ref import ModelRef, shown_source
-from openllm.models.store import StoredFile, StoredModel
+from openllm.models.store import ModelRecord, StoredFile, StoredModel
 from openllm.models.transfer import Watch, disk_error, fetch_file
 from openllm.models.transfer_http import Session
 from openllm.models.transfer_retry import Pace
@@ -94,22 +94,54 @@ def pull(
     plan = Plan(ref, remote, files, options, cancelled or threading.Event())
     if (known := plan.stored()) is not None:
         return _done(plan.named(known), report)
-    with _leadership(plan, report):
-        if (known := plan.stored()) is not None:  # By the one that we waited for.
+    before = _of_url(plan)
+    with _leadership(plan, report) as shared:
+        if (known := plan.stored() or (_newer(plan, before) if shared else None)) is not None:
             return _done(plan.named(known), report)
         return _done(_download(plan, framework, report), report)
 
 
+def _of_url(plan: Plan) -> StoredModel | None:
+    """Return what the store has of a URL, which may be what it had once."""
+    return None if plan.remote.commit else store.find(plan.remote.source)
+
+
+def _newer(plan: Plan, before: StoredModel | None) -> StoredModel | None:
+    """Return what the process that we waited for has stored of a URL; None if it failed.
+
+    Raises:
+        ModelFileError: Its hash is not the one asked for.
+    """
+    found = _of_url(plan)
+    if found is None or found == before:
+        return None
+    check_pin(found, plan.options)
+    return found
+
+
 @contextmanager
-def _leadership(plan: Plan, report: OnProgress) -> Iterator[None]:
-    """Hold the lock of the download; whoever waits for it says how far the holder is."""
+def _leadership(plan: Plan, report: OnProgress) -> Iterator[bool]:
+    """Hold the lock of the download; whoever waits for it says how far the holder is.
+
+    Yields whether another process has ended its work on this download while we waited.
+    """
     folder = plan.folder
     while (lead := store.lead(store.lock_of(folder))) is None:
         report(Progress("waiting", plan.remote.shown, "", arrived(folder), plan.total))
         if plan.cancelled.wait(_POLL):
             raise stopped()
-    with closing(lead):
+    with store.working(folder, lead):
+        yield not folder.exists()
+
+
+@contextmanager
+def _refusing(folder: Path) -> Iterator[None]:
+    """Leave nothing of a model that is refused; what an interrupted download has left stays."""
+    try:
         yield
+    except OpenLLMError:
+        store.forget(folder)
+        raise
 
 
 def _download(plan: Plan, framework: Framework, report: OnProgress) -> StoredModel:
@@ -118,11 +150,14 @@ def _download(plan: Plan, framework: Framework, report: OnProgress) -> StoredMod
     watch = Watch(Pace(plan.options.download_rate), _Reporter(plan, report), room.check_growth)
     try:
         link_cached(plan, folder)
-        room.check(plan.known)
+        with _refusing(folder):
+            room.check(plan.known)
         with Session(plan.options, plan.remote.home(plan.options)) as session:
             config = [one for one in plan.files if one.name == "config.json"]
             hashes = _fetch_all(session, config, folder, watch, plan)
-            prefix = framework(_architecture(folder), plan.format)
+            with _refusing(folder):
+                prefix = framework(_architecture(folder), plan.format)
+            store.begin(folder)
             rest = [one for one in plan.files if one not in config]
             hashes |= _fetch_all(session, rest, folder, watch, plan)
         report(Progress("verifying", plan.remote.shown, "", plan.total, plan.total))
@@ -162,25 +197,21 @@ def _fetch_all(
 def _store(plan: Plan, prefix: str, folder: Path, hashes: dict[str, str]) -> StoredModel:
     remote = plan.remote
     _refuse_junk(plan, folder)
-    files = [
+    files = (
         StoredFile(one.name, (folder / one.name).stat().st_size, hashes[one.name])
         for one in plan.files
-    ]
-    name, version = store.derived_parts(
-        prefix, source=remote.source, revision=remote.commit, file=plan.file, files=files
     )
+    record = ModelRecord(
+        format=plan.format,
+        source=remote.source,
+        revision=remote.commit,
+        file=plan.file,
+        refs=plan.refs,
+        files=tuple(files),
+    )
+    name, version = store.derived_parts(prefix, record)
     with store.dividing():  # Of the quota it has its part once, as promised or as stored.
-        model = store.add(
-            folder,
-            name=name,
-            version=version,
-            format=plan.format,
-            source=remote.source,
-            revision=remote.commit,
-            file=plan.file,
-            files=files,
-            refs=plan.refs,
-        )
+        model = store.add(folder, record, name=name, version=version)
         (folder / store.PROMISED).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     return model

@@ -9,9 +9,9 @@ import msgspec
 
 from openllm.config.download import DownloadOptions
 from openllm.models import store
-from openllm.models.hub import NO_WEIGHTS, RemoteFile, RemoteModel
+from openllm.models.hub import RemoteFile, RemoteModel
 from openllm.models.pull_pins import check_pin
-from openllm.models.ref import MAIN, ModelRef
+from openllm.models.ref import ADAPTER, MAIN, NO_WEIGHTS, ModelRef
 from openllm.models.store import StoredModel
 from openllm.types import ModelFormat
 
@@ -28,8 +28,8 @@ class Plan(msgspec.Struct, frozen=True):
     @property
     def file(self) -> str:
         """The file asked for, where the source may have more; "" for all that it has."""
-        if self.ref.file == NO_WEIGHTS:
-            return NO_WEIGHTS
+        if self.ref.file in (NO_WEIGHTS, ADAPTER):
+            return self.ref.file
         return self.files[0].name if self.ref.kind == "hub" and self.ref.file else ""
 
     @property

@@ -64,7 +64,10 @@ class RemoteFiles(FolderFiles):
     """
 
     def __init__(self, label: str, sizes: Mapping[str, int], read_range: ReadRange) -> None:
-        """Take the `sizes` in bytes by name; names of files in folders within are left out."""
+        """Take the `sizes` in bytes by name, -1 of those whose length is not known.
+
+        Names of files in folders within are left out.
+        """
         self.path = label
         self.names = sorted(name for name in sizes if os.path.basename(name) == name)
         self._sizes = sizes
@@ -78,7 +81,7 @@ class RemoteFiles(FolderFiles):
         size = self._sizes[name]
         if name.endswith(".safetensors") and not self._heads:
             self._fetch_heads()
-        length = min(length, size - start)
+        length = min(length, size - start) if size >= 0 else length
         head = self._heads.get(name, b"")
         if start + length <= len(head):
             return head[start : start + length]

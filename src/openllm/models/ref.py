@@ -31,6 +31,10 @@ MAX_PART_LENGTH = 96  # The hub's own limit for each half of an id.
 MAIN = "main"
 """The branch that a hub id without a revision means."""
 FILE_ENDINGS = (".gguf", ".script.json")
+NO_WEIGHTS = "no weights"
+"""Stands for the file of a reference, where no user can write it: all that lies beside weights."""
+ADAPTER = "as adapter"
+"""Stands for it too: the files of a LoRA adapter, in a repository of peft."""
 
 # The characters of model names that every API surface accepts; "-" and "." never come first.
 _NAME = re.compile(r"[A-Za-z0-9_:][A-Za-z0-9_:.\-]*")
@@ -188,7 +192,10 @@ def _parse_url(source: str, scheme: str) -> ModelRef:
         raise _refused(source, "is no URL of a file; write https://HOST/PATH/FILE.gguf")
     file = unquote(parts.path.rpartition("/")[2])
     if not file.lower().endswith(".gguf") or not _is_file(file) or not _stem(file):
-        raise _refused(source, "is not the URL of a GGUF file; its path must end with NAME.gguf")
+        comma = ", and a comma separates models only behind that" if "," in source else ""
+        raise _refused(
+            source, f"is not the URL of a GGUF file; its path must end with NAME.gguf{comma}"
+        )
     return ModelRef(source, kind="url", file=file)
 
 

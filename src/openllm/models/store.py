@@ -2,29 +2,34 @@
 
 A model lies at `models/<name>/<version>/` with BentoML's `model.yaml`, so that `bentoml models`
 lists, exports, imports and deletes it as any other. This is the store's door; the rooms behind it
-are `store_record` (what is written down), `store_find`, `store_change`, `store_check`,
-`store_collect` and `store_lock`.
+are `store_model` (what is known of a model), `store_record` (where that is written down),
+`store_find`, `store_change`, `store_remember`, `store_check`, `store_staging` (what is being
+downloaded), `store_collect` and `store_lock`.
 """
 
 from __future__ import annotations
 
-from openllm.models.store_change import add, remember, remove, remove_unused, touch
+from openllm.models.store_change import add, remove, remove_unused
 from openllm.models.store_check import Damage, blamed, quick_check, remedy, verify
-from openllm.models.store_collect import (
-    PROMISED,
-    SETTLED_SECONDS,
-    Collected,
-    Leftover,
-    collect,
-    lock_of,
-    promised,
-    staging,
-)
+from openllm.models.store_collect import SETTLED_SECONDS, Collected, collect
 from openllm.models.store_damaged import DamagedModel
 from openllm.models.store_derived import derived_parts, derived_tag
 from openllm.models.store_find import damaged, find, find_tag, of_source, stored
-from openllm.models.store_lock import Hold, check_place, dividing, hold, lead
-from openllm.models.store_record import StoredFile, StoredModel, home
+from openllm.models.store_lock import Hold, check_place, dividing, hold, lead, told
+from openllm.models.store_model import ModelRecord, StoredFile, StoredModel
+from openllm.models.store_record import home
+from openllm.models.store_remember import remember, touch
+from openllm.models.store_staging import (
+    PROMISED,
+    Leftover,
+    begin,
+    forget,
+    forget_look,
+    lock_of,
+    promised,
+    staging,
+    working,
+)
 
 __all__ = [
     "PROMISED",
@@ -34,9 +39,11 @@ __all__ = [
     "DamagedModel",
     "Hold",
     "Leftover",
+    "ModelRecord",
     "StoredFile",
     "StoredModel",
     "add",
+    "begin",
     "blamed",
     "check_place",
     "collect",
@@ -46,6 +53,8 @@ __all__ = [
     "dividing",
     "find",
     "find_tag",
+    "forget",
+    "forget_look",
     "hold",
     "home",
     "lead",
@@ -59,6 +68,8 @@ __all__ = [
     "remove_unused",
     "staging",
     "stored",
+    "told",
     "touch",
     "verify",
+    "working",
 ]

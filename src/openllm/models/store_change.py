@@ -12,7 +12,7 @@ import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
@@ -23,43 +23,34 @@ from openllm.errors import ConfigurationError, ModelFileError, ModelNotFoundErro
 from openllm.models import store_find
 from openllm.models.store_damaged import DamagedModel
 from openllm.models.store_lock import changing, lock, own_folder, unused
+from openllm.models.store_model import ModelRecord, StoredFile, StoredModel, is_safe
 from openllm.models.store_record import (
     HALF_MADE,
     LATEST,
-    RECORD,
-    StoredFile,
-    StoredModel,
     examine,
-    is_safe,
     models_folder,
     read,
     write,
     write_whole,
 )
+from openllm.models.store_remember import remember
 from openllm.models.tags import checked_tag, sha256_of
-from openllm.types import ModelFormat
 
 _HALF_MADE_SECONDS = 60
 
 
 def add(
-    staging: str | os.PathLike[str],
-    *,
-    name: str,
-    version: str,
-    format: ModelFormat,  # noqa: A002
-    source: str,
-    revision: str = "",
-    file: str = "",
-    files: Iterable[StoredFile],
-    refs: Iterable[str] = (),
+    staging: str | os.PathLike[str], record: ModelRecord, *, name: str, version: str
 ) -> StoredModel:
-    """Store the `files` of the folder `staging` as "name:version" and return the stored model.
+    """Store the files that `record` lists, of the folder `staging`, as "name:version".
 
     On one disk the files are linked, not copied, and `staging` stays as it is; across disks they
     are copied. A file without sha256 is hashed. What the store has already under this tag is
-    returned; `refs` (the branch or tag that was asked for) are remembered in either case. It takes
-    the place of a model whose record is damaged.
+    returned; the record's `refs` (the branch or tag that was asked for) are remembered in either
+    case. It takes the place of a model whose record is damaged.
+
+    Returns:
+        The stored model.
 
     Raises:
         ConfigurationError: The tag, or the name of a file, is none that the store can hold, or
@@ -68,28 +59,24 @@ def add(
         OSError: The store cannot be written.
     """
     checked_tag(name, version)
-    for entry in (entries := tuple(files)):
+    for entry in record.files:
         if not is_safe(entry.name):
-            raise ConfigurationError(f"{source}: the file name {entry.name!r} cannot be stored.")
+            raise ConfigurationError(
+                f"{record.source}: the file name {entry.name!r} cannot be stored."
+            )
     if present := read(models_folder() / name / version):
-        return remember(_same(present, source, revision, entries), refs)
+        return remember(_same(present, record), record.refs)
     now = datetime.now(timezone.utc)
     with _half_made() as folder:
+        placed = tuple(_place(Path(staging), folder, entry) for entry in record.files)
+        fields = {**record.recorded(), "files": placed, "refs": ()}
+        target = str(models_folder() / name / version)
         model = StoredModel(
-            name=name,
-            version=version,
-            folder=str(models_folder() / name / version),
-            format=format,
-            source=source,
-            revision=revision,
-            file=file,
-            files=tuple(_place(Path(staging), folder, entry) for entry in entries),
-            created=now,
-            used=now,
+            name=name, version=version, folder=target, created=now, used=now, **fields
         )
         write(model, folder)
         _publish(folder, model)
-    return remember(read(Path(model.folder)) or model, refs)
+    return remember(read(Path(model.folder)) or model, record.refs)
 
 
 def remove(tag: str) -> StoredModel:
@@ -115,21 +102,14 @@ def remove_unused(model: StoredModel | DamagedModel) -> bool:
     return not os.path.exists(model.folder)
 
 
-def touch(model: StoredModel) -> None:
-    """Record that the model was used now; a store that cannot be written is left as it is."""
-    with suppress(OSError):
-        os.utime(os.path.join(model.folder, RECORD))
-
-
-def rewrite(model: StoredModel) -> None:
-    """Replace what is recorded of a model, if the store can be written; its use stays as it was."""
-    with suppress(OSError, ConfigurationError), changing():
-        write(model, Path(model.folder))
-        os.utime(os.path.join(model.folder, RECORD), times=(model.used.timestamp(),) * 2)
-
-
 def delete(folder: Path) -> None:
-    """Remove a folder that has no name in the store; another process may be doing the same."""
+    """Remove a folder that has no name in the store; another process may be doing the same.
+
+    Of a link that somebody has put in the place of a model's folder, what it leads to stays.
+    """
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+        return
     try:
         shutil.rmtree(folder)
     except FileNotFoundError:
@@ -145,13 +125,11 @@ def orphans() -> list[Path]:
         return [path for path in paths if path.name.startswith(HALF_MADE) and _left(path, fresh)]
 
 
-def _same(
-    model: StoredModel, source: str, revision: str, files: tuple[StoredFile, ...]
-) -> StoredModel:
+def _same(model: StoredModel, record: ModelRecord) -> StoredModel:
     """Return what is stored, if it is what was to be stored."""
-    if (model.source, model.revision) == (source, revision):
+    if (model.source, model.revision) == (record.source, record.revision):
         return model
-    if {file.name: file.sha256 for file in files} == {f.name: f.sha256 for f in model.files}:
+    if {file.name: file.sha256 for file in record.files} == {f.name: f.sha256 for f in model.files}:
         return model
     raise _taken(model.tag, model.source or "BentoML")
 
@@ -162,24 +140,6 @@ def _taken(tag: str, owner: str, remover: str = "openllm rm") -> ConfigurationEr
         f" one with `{remover} {tag}`.",
         param="model_tag",
     )
-
-
-def remember(model: StoredModel, refs: Iterable[str]) -> StoredModel:
-    """Record that `refs` mean this model, and no longer another one of the same name.
-
-    Of a URL it is recorded of the models of other URLs, whose content is the same.
-    """
-    if not (asked := set(refs)):
-        return model
-    for other in store_find.versions(model.name):
-        kept = tuple(ref for ref in other.refs if ref not in asked)
-        if other.version != model.version and kept != other.refs:
-            rewrite(msgspec.structs.replace(other, refs=kept))
-    asked.discard(model.source)
-    if asked - set(model.refs):
-        model = msgspec.structs.replace(model, refs=tuple(sorted(asked.union(model.refs))))
-        rewrite(model)
-    return model
 
 
 def _place(staging: Path, folder: Path, entry: StoredFile) -> StoredFile:
@@ -226,7 +186,7 @@ def _publish(folder: Path, model: StoredModel) -> None:
                 raise
             if (present := read(target)) is None:
                 raise _taken(model.tag, "BentoML", "bentoml models delete") from None
-            _same(present, model.source, model.revision, model.files)
+            _same(present, model)
         _settle(model.name)
     with unused(aside) as free:
         if free:

@@ -12,10 +12,10 @@ from shlex import quote
 import msgspec
 
 from openllm.errors import ModelFileError, ModelNotFoundError
-from openllm.models.ref import shown_source
-from openllm.models.store_change import rewrite
+from openllm.models.ref import ADAPTER, NO_WEIGHTS, shown_source
 from openllm.models.store_find import find_tag
-from openllm.models.store_record import StoredFile, StoredModel
+from openllm.models.store_model import StoredFile, StoredModel
+from openllm.models.store_remember import rewrite
 from openllm.models.tags import sha256_of
 
 
@@ -63,9 +63,7 @@ def quick_check(model: StoredModel) -> StoredModel:
     files = tuple(
         msgspec.structs.replace(file, modified=_modified(model, file)) for file in model.files
     )
-    renewed = msgspec.structs.replace(model, files=files)
-    rewrite(renewed)
-    return renewed
+    return rewrite(model, lambda now: msgspec.structs.replace(now, files=files))
 
 
 @contextmanager
@@ -95,6 +93,8 @@ def remedy(model: StoredModel) -> str:
     For a shell; commands without a sentence's end.
     """
     remove = f"openllm rm --yes {model.tag}"
+    if model.file in (NO_WEIGHTS, ADAPTER):
+        return f"{remove}, and the next start of the model that it is for downloads it again"
     if model.revision:
         file = f":{model.file}" if model.file else ""
         return f"{remove} && openllm pull {quote(f'{model.source}@{model.revision}{file}')}"

@@ -3,44 +3,27 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
 from datetime import datetime, timedelta, timezone
-from hashlib import sha256
 from pathlib import Path
 
 import msgspec
 
-from openllm.models import store_find
+from openllm.models import store_find, store_staging
 from openllm.models.store_change import delete, orphans, remove_unused
 from openllm.models.store_damaged import DamagedModel
 from openllm.models.store_find import stored
 from openllm.models.store_folders import freed, last_change
-from openllm.models.store_lock import own_folder, told, unused
-from openllm.models.store_record import StoredModel
+from openllm.models.store_lock import unused
+from openllm.models.store_model import StoredModel
+from openllm.models.store_staging import Leftover
 
 STAGING_SECONDS = 24 * 60 * 60
 """How long an interrupted download can be taken up again."""
 
-PROMISED = ".promised"
-"""The file in a download's folder that says what it has of the quota, in bytes."""
-
 SETTLED_SECONDS = 60
-"""How long a folder without a record is left alone after its last change."""
-
-_READABLE = 80
-_DIGITS = 16
-
-
-class Leftover(msgspec.Struct, frozen=True):
-    """A folder of interrupted work, the bytes that removing it frees, and its last change."""
-
-    folder: str
-    size: int
-    changed: datetime
+"""How long what has no record, or is of no begun download, is left alone after its last change."""
 
 
 class Collected(msgspec.Struct, frozen=True):
@@ -64,40 +47,6 @@ class Collected(msgspec.Struct, frozen=True):
     damaged: tuple[DamagedModel, ...] = ()
 
 
-def staging(source: str, commit: str, file: str = "") -> Path:
-    """Return the folder to download one model into, made if need be, readable by its owner only.
-
-    It is the same for every process until the download is done; `lock_of` guards it.
-
-    Raises:
-        ConfigurationError: The store cannot be written.
-    """
-    readable = re.sub(r"[^a-z0-9._-]+", "-", f"{source}-{file}".lower()).strip("-.")[:_READABLE]
-    digits = sha256("\0".join((source, commit, file)).encode()).hexdigest()[:_DIGITS]
-    downloads = _downloads()
-    path = downloads / f"{readable}-{digits}"
-    with told(path):
-        downloads.mkdir(mode=0o700, exist_ok=True)
-        path.mkdir(mode=0o700, exist_ok=True)
-    return path
-
-
-def lock_of(folder: Path) -> Path:
-    """Return the file whose lock (`flock`) says that a process downloads into `folder`."""
-    return folder.with_name(f"{folder.name}.lock")
-
-
-def promised(beside: Path) -> int:
-    """Return what downloads that are under way have of the quota, but for the one at `beside`."""
-    total = 0
-    for file in _downloads().glob(f"*/{PROMISED}"):
-        if file.parent == beside or _abandoned(file.parent):
-            continue
-        with suppress(OSError, ValueError):  # It has just ended.
-            total += int(file.read_text("ascii"))
-    return total
-
-
 def collect(
     *,
     quota: int | None = None,
@@ -108,20 +57,24 @@ def collect(
     """Remove what nobody needs, then least recently used models until `quota` bytes suffice.
 
     Downloads are left alone for a day after their last byte, or with `interrupted` only while a
-    process works on them. Models whose record is damaged go with `damaged` alone, as nobody knows
-    where they came from. A model is never removed if a process holds it, this one too, or if it did
-    not come from a hub or an URL. None is for a quota below 0, which nothing can reach.
+    process works on them; what was read to look at a model that was then not downloaded, for a
+    minute. Models whose record is damaged go with `damaged` alone, as nobody knows where they came
+    from. A model is never removed if a process holds it, this one too, or if it did not come from a
+    hub or an URL. None is for a quota below 0, which nothing can reach.
 
     Raises:
         ConfigurationError: The store cannot be used.
     """
-    stagings = list(_interrupted())
-    oldest = datetime.now(timezone.utc) - timedelta(seconds=STAGING_SECONDS)
-    kept = () if interrupted else tuple(one for one in stagings if one.changed >= oldest)
-    swept = [*(one for one in stagings if one not in kept), *map(_leftover, orphans())]
+    stagings = list(store_staging.interrupted())
+    kept = () if interrupted else tuple(filter(_may_go_on, stagings))
+    left_over = [one for one in stagings if one not in kept]
+    half_made = [store_staging.leftover(folder) for folder in orphans()]
     if not dry_run:
-        for one in swept:
-            _sweep(Path(one.folder))
+        for one in left_over:
+            store_staging.sweep(Path(one.folder))
+        for one in half_made:
+            delete(Path(one.folder))
+    swept = [*left_over, *half_made]
     broken, left = _take_damaged(damaged, dry_run)
     models, used = _evict(quota, dry_run)
     return Collected(
@@ -132,6 +85,13 @@ def collect(
         interrupted=kept,
         damaged=left,
     )
+
+
+def _may_go_on(one: Leftover) -> bool:
+    """Whether the download is kept for now; a moment if it was not begun, as a look precedes it."""
+    wanted = store_staging.begun(Path(one.folder))
+    kept = timedelta(seconds=STAGING_SECONDS if wanted else SETTLED_SECONDS)
+    return one.changed >= datetime.now(timezone.utc) - kept
 
 
 def _take_damaged(
@@ -196,40 +156,3 @@ def _inodes(model: StoredModel) -> dict[tuple[int, int], int]:
             continue
         found[state.st_dev, state.st_ino] = state.st_size
     return found
-
-
-def _interrupted() -> Iterator[Leftover]:
-    """Yield the downloads that no process works on."""
-    downloads = _downloads()
-    if not downloads.is_dir():
-        return
-    for path in sorted(downloads.iterdir()):
-        if path.is_dir() and _abandoned(path):
-            yield _leftover(path)
-
-
-def _leftover(folder: Path) -> Leftover:
-    changed = datetime.fromtimestamp(last_change(folder), timezone.utc)
-    return Leftover(str(folder), freed(folder), changed)
-
-
-def _abandoned(folder: Path) -> bool:
-    if not lock_of(folder).exists():
-        return True
-    with unused(lock_of(folder)) as free:
-        return free
-
-
-def _sweep(folder: Path) -> None:
-    """Remove a folder, unless a process has just begun to work in it."""
-    if not lock_of(folder).exists():
-        delete(folder)
-        return
-    with unused(lock_of(folder)) as free:
-        if free:
-            delete(folder)
-            lock_of(folder).unlink(missing_ok=True)
-
-
-def _downloads() -> Path:
-    return own_folder() / "downloads"

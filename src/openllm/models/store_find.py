@@ -12,13 +12,8 @@ from openllm.models.ref import MAIN
 from openllm.models.store_damaged import DamagedModel
 from openllm.models.store_derived import has_derived_tag
 from openllm.models.store_lock import told
-from openllm.models.store_record import (
-    HALF_MADE,
-    StoredModel,
-    examine,
-    models_folder,
-    read,
-)
+from openllm.models.store_model import StoredModel
+from openllm.models.store_record import HALF_MADE, examine, models_folder, read
 from openllm.models.tags import is_part
 
 LATEST_VERSION = "latest"

@@ -15,7 +15,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from openllm.errors import ConfigurationError, ModelFileError
-from openllm.models.store_record import StoredModel, home
+from openllm.models.store_model import StoredModel
+from openllm.models.store_record import home
 
 _HELD = (errno.EWOULDBLOCK, errno.EACCES)
 

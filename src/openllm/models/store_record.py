@@ -9,107 +9,32 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from openllm.errors import ConfigurationError
 from openllm.models.store_damaged import DamagedModel
+from openllm.models.store_model import (
+    RECORD,
+    ModelRecord,
+    StoredFile,
+    StoredModel,
+    is_gguf,
+    is_safe,
+)
 from openllm.models.tags import content_files
 from openllm.types import ModelFormat
 
-RECORD = "model.yaml"
 LATEST = "latest"
 HALF_MADE = "openllm-incoming-"
 """Begins the name of a folder that is not a model yet or no longer."""
 _KEY = "openllm"
 _MAX_BYTES = 16 * 1024 * 1024
 _API_VERSION = "v1"
-
-
-class StoredFile(msgspec.Struct, frozen=True):
-    """One file of a model: its path below the folder with "/", and what it must hold.
-
-    `sha256` is 64 hexadecimal digits, "" where unknown; `modified` is the time of the last change
-    in nanoseconds since 1970, 0 where nothing is recorded.
-    """
-
-    name: str
-    size: int
-    sha256: str = ""
-    modified: int = 0
-
-
-class StoredModel(msgspec.Struct, frozen=True, kw_only=True):
-    """A model in the store.
-
-    Attributes:
-        name: First half of its tag.
-        version: Second half of its tag.
-        folder: Absolute path of the folder that holds its files.
-        format: What the files are.
-        source: Hub id, URL or path that it came from; "" if BentoML stored it.
-        revision: The commit, for a hub id.
-        file: The one file asked for, where the source has more.
-        refs: Branches and tags of the source that meant this commit when it was downloaded, or the
-            URLs that had the same content.
-        files: Its files, without BentoML's own.
-        created: When it was stored.
-        used: When it was last stored or loaded.
-    """
-
-    name: str
-    version: str
-    folder: str
-    format: ModelFormat
-    source: str = ""
-    revision: str = ""
-    file: str = ""
-    refs: tuple[str, ...] = ()
-    files: tuple[StoredFile, ...] = ()
-    created: datetime
-    used: datetime
-
-    @property
-    def tag(self) -> str:
-        return f"{self.name}:{self.version}"
-
-    @property
-    def size(self) -> int:
-        """Bytes of all its files."""
-        return sum(file.size for file in self.files)
-
-    @property
-    def path(self) -> str:
-        """What an engine loads: the folder, or the file asked for, else the first GGUF file."""
-        if self.format == "safetensors":
-            return self.folder
-        names = sorted((file.name for file in self.files), key=_loaded_first)
-        return os.path.join(self.folder, self.file if self.file in names else names[0])
-
-    @property
-    def hashed(self) -> bool:
-        """Whether what its files must hold was recorded, so that it can be checked."""
-        return all(file.sha256 for file in self.files)
-
-
-class _Record(msgspec.Struct, frozen=True):
-    """Our part of the metadata."""
-
-    format: ModelFormat
-    source: str
-    revision: str
-    file: str
-    refs: tuple[str, ...]
-    files: tuple[StoredFile, ...]
-
-    def sound(self) -> bool:
-        """Whether no name leads out of the folder, there is a file, and all can be printed."""
-        safe = all(is_safe(file.name) for file in self.files) and len(self.files) > 0
-        return safe and "".join((self.source, self.revision, self.file, *self.refs)).isprintable()
 
 
 class _Document(msgspec.Struct):
@@ -139,13 +64,6 @@ def home() -> Path:
 def models_folder() -> Path:
     """Return where the models lie as `<name>/<version>/`; it may not exist yet."""
     return home() / "models"
-
-
-def is_safe(name: str) -> bool:
-    """Whether `name` is the plain relative path of a file that stays in its folder."""
-    path = PurePosixPath(name)
-    plain = name.isprintable() and "\\" not in name and not path.is_absolute()
-    return plain and ".." not in path.parts and str(path) == name and name not in (".", RECORD)
 
 
 def read(folder: Path) -> StoredModel | None:
@@ -190,7 +108,7 @@ def _read(folder: Path) -> StoredModel | None:
         folder=str(folder),
         created=created if created.tzinfo else created.replace(tzinfo=timezone.utc),
         used=datetime.fromtimestamp(used, timezone.utc),
-        **_fields(record),
+        **record.recorded(),
     )
 
 
@@ -198,8 +116,7 @@ def write(model: StoredModel, folder: Path) -> None:
     """Write the model's file into `folder`, whole or not at all, and on the disk."""
     from importlib.metadata import version
 
-    names = _Record.__struct_fields__
-    record = _Record(**{name: getattr(model, name) for name in names})
+    record = ModelRecord(**model.recorded())
     document = {
         "name": model.name,
         "version": model.version,
@@ -261,26 +178,26 @@ def _is_ours(metadata: object) -> bool:
     return isinstance(metadata, dict) and _KEY in metadata
 
 
-def _record(value: object) -> _Record | None:
+def _record(value: object) -> ModelRecord | None:
     """Return our record if `value` is one; whoever wrote another shape there is a stranger."""
     try:
-        record = msgspec.convert(value, _Record)
+        record = msgspec.convert(value, ModelRecord)
     except msgspec.ValidationError:
         return None
     return record if record.sound() else None
 
 
-def _guess(folder: Path) -> _Record | None:
+def _guess(folder: Path) -> ModelRecord | None:
     files = tuple(_listed(folder))
     names = {file.name for file in files}
     form: ModelFormat
-    if any(map(_is_gguf, names)):
+    if any(map(is_gguf, names)):
         form = "gguf"
     elif "config.json" in names and any(name.endswith(".safetensors") for name in names):
         form = "safetensors"
     else:
         return None
-    return _Record(format=form, source="", revision="", file="", refs=(), files=files)
+    return ModelRecord(format=form, source="", revision="", file="", refs=(), files=files)
 
 
 def _listed(folder: Path) -> Iterator[StoredFile]:
@@ -288,16 +205,3 @@ def _listed(folder: Path) -> Iterator[StoredFile]:
         name = file.relative_to(folder).as_posix()
         if is_safe(name):
             yield StoredFile(name, file.stat().st_size)
-
-
-def _fields(record: _Record) -> Mapping[str, Any]:
-    return {name: getattr(record, name) for name in record.__struct_fields__}
-
-
-def _is_gguf(name: str) -> bool:
-    return name.lower().endswith(".gguf")
-
-
-def _loaded_first(name: str) -> tuple[bool, bool, str]:
-    """Order files: the first shard of the model before the projector of its images, then others."""
-    return not _is_gguf(name), "mmproj" in name.lower(), name

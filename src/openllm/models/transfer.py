@@ -176,8 +176,12 @@ def place(folder: Path, remote: RemoteFile) -> Path:
 
 @contextmanager
 def opened(path: Path) -> Iterator[int]:
-    """Open a file to read and write, made if need be; yields its descriptor."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Open a file to read and write, made if need be; yields its descriptor.
+
+    While it is downloaded only its owner can reach it; who may read it in the store is for the
+    umask to say.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         yield descriptor
     finally:

@@ -95,4 +95,4 @@ def test_what_was_checked_is_what_comes_though_the_branch_moves(
     monkeypatch.setattr(launch, "check_memory_ahead", moving)
     started(monkeypatch)
     assert [model.revision for model in stored()] == [first]
-    assert offers._answers.get() is None
+    assert offers._command.get() is None

@@ -54,8 +54,9 @@ def test_what_does_not_fit_is_refused_by_its_headers_with_the_words_of_later(
 ) -> None:
     with pytest.raises(OutOfMemoryError) as raised:
         launch.run(configuration(port=0), configuration)
-    assert hub.body_bytes <= MIB
+    assert 0 < hub.body_bytes <= MIB
     assert stored() == ()
+    assert list((tmp_path / "store" / "openllm" / "downloads").iterdir()) == []
     path = tmp_path / "big-Q4_0.gguf"
     path.write_bytes(wide_model(SIZE))
     model = LocalModel(name="big", path=str(path), format="gguf")

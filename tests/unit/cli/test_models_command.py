@@ -16,7 +16,7 @@ from openllm.models.families import families
 from openllm.models.locate import expand
 from openllm.models.ref import parse_ref
 from openllm.models.registry import Registry
-from openllm.models.store import StoredFile, add
+from openllm.models.store import ModelRecord, StoredFile, add
 from tests.unit.models.gguf_bytes import build
 
 COMMIT = "9ab9e76e2b09f9f29ea2d56aa5bd139e4445c59e"
@@ -44,17 +44,14 @@ def store(
     (staged / file).write_bytes(content)
     (staged / "model.safetensors").write_bytes(b"x")
     form: Any = "gguf" if file.endswith(".gguf") else "safetensors"
-    files = [StoredFile(each.name, each.stat().st_size) for each in staged.iterdir()]
-    add(
-        staged,
-        name=name,
-        version=COMMIT,
+    record = ModelRecord(
         format=form,
         source=source,
         revision=COMMIT,
         file=file if of_several else "",
-        files=files,
+        files=tuple(StoredFile(each.name, each.stat().st_size) for each in staged.iterdir()),
     )
+    add(staged, record, name=name, version=COMMIT)
 
 
 @pytest.mark.spec("S4-22")

@@ -292,6 +292,7 @@ def test_the_quota_of_the_environment_holds(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.reliability("F-07")
 def test_gc_lists_interrupted_downloads_and_removes_them_when_told() -> None:
     folder, running = (store.staging(source, COMMIT) for source in ("org/large", "org/other"))
+    store.begin(folder)
     (folder / "part").write_bytes(b"p" * 3_000_000)
     (running / "part").write_bytes(b"p" * 1000)
     with open(store.lock_of(running), "w") as file:

@@ -193,7 +193,7 @@ def test_a_copied_store_that_cannot_be_written_is_read_once(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("openllm.models.store_change.write", refuse)
+    monkeypatch.setattr("openllm.models.store_remember.write", refuse)
     read: list[object] = []
     real = store_check.sha256_of
     monkeypatch.setattr(store_check, "sha256_of", lambda path: read.append(path) or real(path))

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 import openllm
+from openllm.engines.prompt_size import LONG_TEXT
 from openllm.llm.bridge import the_bridge
-from openllm.llm.chat_engine import LONG_TEXT
 from openllm.llm.crossing import MOST_WAITING
 from openllm.prompts import ChatTemplate, Segment
 from openllm.types import Message

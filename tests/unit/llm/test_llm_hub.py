@@ -13,6 +13,7 @@ import pytest
 from msgspec.structs import replace
 
 import openllm
+from openllm.bento.options import read_configuration
 from openllm.config.download import DownloadOptions
 from openllm.errors import (
     ConfigurationError,
@@ -20,7 +21,7 @@ from openllm.errors import (
     EngineUnavailableError,
     ModelNotFoundError,
 )
-from openllm.llm.fetching import local_model, parse_list
+from openllm.llm.fetching import known_ref, local_model
 from openllm.models.registry import Registry
 from openllm.models.store import find_tag, stored
 from openllm.types import LocalModel
@@ -149,11 +150,11 @@ def test_a_list_is_checked_before_its_first_download(hub: HubServer) -> None:
         "Org/Tiny,./x.gguf",
     ):
         with pytest.raises(ConfigurationError):
-            parse_list(text)
+            read_configuration(text, {}, {})
     assert hub.requests == []
     registry = Registry()
     registry.add_model("own", "Org/Tiny@v1")
-    refs = parse_list("own,two=Org/Tiny@v1", registry)
+    refs = [known_ref(text, registry) for text in ("own", "two=Org/Tiny@v1")]
     models = [local_model(ref, registry=registry) for ref in refs]
     assert [model.name for model in models] == ["own", "two"]
     assert models[0].path == models[1].path

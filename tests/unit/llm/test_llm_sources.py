@@ -23,7 +23,7 @@ from openllm.llm.source import ModelSource
 from openllm.models.families import families
 from openllm.models.locate import find_local
 from openllm.models.ref import ModelRef, parse_ref
-from openllm.models.store import StoredFile, StoredModel, add, find_tag, remove
+from openllm.models.store import ModelRecord, StoredFile, StoredModel, add, find_tag, remove
 from openllm.models.store import stored as all_stored
 from openllm.models.store_names import meant_by
 from openllm.models.tags import stored_name
@@ -53,8 +53,10 @@ def stored(name: str, source: str, **fields: Any) -> StoredModel:
     folder.mkdir(exist_ok=True)
     shutil.copy(DEMO / "demo-q8_0.gguf", folder)  # The store links what it is given.
     file = StoredFile("demo-q8_0.gguf", (DEMO / "demo-q8_0.gguf").stat().st_size)
-    known: dict[str, Any] = {"version": COMMIT, "format": "gguf", "revision": COMMIT}
-    return add(folder, name=name, source=source, **{"files": (file,)} | known | fields)
+    version = fields.pop("version", COMMIT)
+    known: dict[str, Any] = {"format": "gguf", "revision": COMMIT, "files": (file,)}
+    record = ModelRecord(source=source, **known | fields)
+    return add(folder, record, name=name, version=version)
 
 
 @pytest.fixture
@@ -68,6 +70,7 @@ def hub(home: Path, monkeypatch: pytest.MonkeyPatch) -> Hub:
     made = Hub()
     module = SimpleNamespace(pull=made.pull)
     monkeypatch.setitem(sys.modules, "openllm.models.pull", module)
+    monkeypatch.setattr("openllm.llm.source.engine_ahead", lambda *_: None)
     return made
 
 
@@ -222,16 +225,9 @@ def test_the_derived_tag_of_a_url_names_its_file_and_its_content(home: Path) -> 
 
 def test_stored_under_another_engine_its_files_are_linked(home: Path) -> None:
     folder = shutil.copytree(DEMO / "safetensors", home / "staged")
-    files = [StoredFile(path.name, path.stat().st_size) for path in folder.iterdir()]
-    first = add(
-        folder,
-        name="pt-org--tiny",
-        version=COMMIT,
-        format="safetensors",
-        source="org/tiny",
-        revision=COMMIT,
-        files=files,
-    )
+    files = tuple(StoredFile(path.name, path.stat().st_size) for path in folder.iterdir())
+    record = ModelRecord(format="safetensors", source="org/tiny", revision=COMMIT, files=files)
+    first = add(folder, record, name="pt-org--tiny", version=COMMIT)
     model = find_local(parse_ref("org/tiny"))
     assert model is not None
     assert for_engine(model, "torch") == model

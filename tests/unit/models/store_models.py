@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from openllm.models import store
-from openllm.models.store import StoredFile, StoredModel
+from openllm.models.store import ModelRecord, StoredFile, StoredModel
 
 COMMIT = "0123456789abcdef" * 2 + "01234567"
 SHARDS = {
@@ -47,8 +47,12 @@ def added(
     """Store a model under BENTOML_HOME."""
     given = {"source": "org/model", "revision": version, **options}
     given.setdefault("format", "gguf" if any(map(_is_gguf, contents)) else "safetensors")
-    folder = downloaded(store.staging(given["source"], version), contents)
-    return store.add(folder, name=name, version=version, files=listed(contents), **given)
+    folder = store.staging(given["source"], version)
+    store.begin(folder)
+    downloaded(folder, contents)
+    given["refs"] = tuple(given.get("refs", ()))
+    record = ModelRecord(files=listed(contents), **given)
+    return store.add(folder, record, name=name, version=version)
 
 
 def used_at(model: StoredModel, moment: float) -> None:

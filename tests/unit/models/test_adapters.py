@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from openllm.errors import ConfigurationError
-from openllm.models.adapters import find_adapters
+from openllm.models.adapters import adapter_refs
+from openllm.models.ref import ADAPTER
 from openllm.types import Adapter
-from tests.lora import ALPHA, RANK, matrices, write_gguf, write_peft
+from tests.lora import ALPHA, RANK, find_adapters, matrices, write_gguf, write_peft
 
 SHAPES = {
     f"model.layers.{layer}.{part}.weight": shape
@@ -27,6 +28,41 @@ def peft(tmp_path: Path) -> Path:
     return write_peft(tmp_path / "peft", LORA)
 
 
+@pytest.mark.parametrize(
+    ("text", "name", "kind", "file"),
+    [
+        ("sql=org/name", "sql", "hub", ADAPTER),
+        ("org/name@v2", "", "hub", ADAPTER),
+        ("a=org/name:sub/x.gguf", "a", "hub", "sub/x.gguf"),
+        ("a=org/name@v2:F16", "a", "hub", "F16"),
+        ("a=https://h/x.gguf?token=1", "a", "url", "x.gguf"),
+        ("https://h/x.gguf?a=b", "", "url", "x.gguf"),
+        ("a=./org/name", "a", "path", ""),
+        ("a=~/org/name", "a", "path", ""),
+        ("a=name", "a", "path", ""),
+    ],
+)
+@pytest.mark.spec("S0-27")
+def test_where_an_adapter_comes_from(text: str, name: str, kind: str, file: str) -> None:
+    (ref,) = adapter_refs([text])
+    assert (ref.name, ref.kind, ref.file) == (name, kind, file)
+    assert str(ref) == text
+
+
+def test_what_is_here_is_meant_before_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_peft(tmp_path / "org" / "name", LORA)
+    monkeypatch.chdir(tmp_path)
+    assert find_adapters(["a=org/name"])[0].path == str(tmp_path / "org" / "name")
+
+
+def test_secrets_of_a_url_are_not_shown() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        adapter_refs(["a=https://h/x.bin?token=secret"])
+    assert "secret" not in caught.value.message
+
+
 def edit(folder: Path, **config: object) -> None:
     path = folder / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | config))
@@ -37,12 +73,16 @@ def test_a_folder_of_peft(peft: Path) -> None:
     (found,) = find_adapters([f"sql={peft}"])
     assert (found.name, found.path, found.format) == ("sql", str(peft), "safetensors")
     assert found.rank == RANK
+    assert found.size == (peft / "adapter_model.safetensors").stat().st_size
     assert found.scales == {name.removesuffix(".weight"): SCALE for name in SHAPES}
 
 
 def test_a_gguf_file(tmp_path: Path) -> None:
     path = write_gguf(tmp_path / "sql.gguf", LORA)
-    assert find_adapters([str(path)]) == (Adapter(name="", path=str(path), format="gguf"),)
+    size = path.stat().st_size
+    assert find_adapters([str(path)]) == (
+        Adapter(name="", path=str(path), format="gguf", size=size),
+    )
 
 
 def test_relative_paths(peft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +120,15 @@ def test_layers_with_a_scale_of_their_own(peft: Path) -> None:
     ("texts", "says"),
     [
         (["a=/nowhere/at/all"], "/nowhere/at/all does not exist; give a folder or file on this"),
-        (["org/name"], "org/name does not exist"),
+        (["a=nowhere"], "/nowhere does not exist; give a folder or file on this machine, a hub id"),
+        (["a=./org/name"], "org/name does not exist"),
+        (["a=org/name.gguf"], "org/name.gguf does not exist"),
+        (["a=x=org/name"], "x=org/name does not exist"),
+        (["a=org/na me"], "org/na me does not exist"),
+        (["a=org/name@../x"], "has no valid revision"),
+        (["a=org/name:x.bin"], "has no GGUF file after ':'"),
+        (["a=ftp://h/x.gguf"], "cannot be fetched by ftp"),
+        (["a=https://h/x.bin"], "is not the URL of a GGUF file"),
         (["a="], "lora 'a=' has no path; give NAME=PATH or PATH"),
         (["=x"], "'' cannot be the name of an adapter"),
         (["a b=x"], "'a b' cannot be the name of an adapter; use letters"),

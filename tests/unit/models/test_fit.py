@@ -20,13 +20,13 @@ from openllm.models.fit import (
     Use,
     cards_of,
     chosen_context,
-    judge,
     largest_context,
     least_need,
     need,
     own_context,
     use_of,
 )
+from openllm.models.fit_verdict import judge
 from openllm.types import LocalModel, ModelFormat
 
 GIB = 1 << 30

@@ -87,9 +87,15 @@ def test_what_the_file_does_not_say_is_none_or_empty(tmp_path: Path) -> None:
     assert header.add_bos is False
 
 
-def test_control_tokens_are_control_and_user_defined_but_not_blank(tmp_path: Path) -> None:
-    header = read_header(written(tmp_path, build().content))
-    assert header.control_tokens == ("<s>", "</s>", "<tool>")
+@pytest.mark.parametrize(
+    ("template", "known"),
+    [("{{ messages }}", ("<s>", "</s>")), ("<tool>{{ messages }}", ("<s>", "</s>", "<tool>"))],
+)
+def test_control_tokens_are_control_and_what_the_template_writes_but_not_blank(
+    tmp_path: Path, template: str, known: tuple[str, ...]
+) -> None:
+    metadata = changed(tokenizer__chat_template=(STRING, template))
+    assert read_header(written(tmp_path, build(metadata).content)).control_tokens == known
 
 
 @pytest.mark.parametrize("version", [2, 3])
@@ -239,7 +245,7 @@ def test_tokens_without_text_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_more_tokens_than_any_model_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openllm.models.gguf.MAX_TOKENS", 6)
+    monkeypatch.setattr("openllm.models.gguf_vocabulary.MAX_TOKENS", 6)
     assert "has 7 tokens; at most 6 are supported" in problem(written(tmp_path, build().content))
 
 

@@ -17,7 +17,8 @@ from openllm.errors import (
     ModelNotFoundError,
     OpenLLMError,
 )
-from openllm.models.hub import RemoteModel, inspect, wanted
+from openllm.models.hub import RemoteModel, inspect
+from openllm.models.hub_files import wanted
 from openllm.models.ref import parse_ref
 from tests.hostile_names import HOSTILE
 from tests.hub_server import HubServer

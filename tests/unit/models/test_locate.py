@@ -13,7 +13,7 @@ from openllm.errors import ConfigurationError, ModelFileError
 from openllm.models.layouts import check_files
 from openllm.models.locate import find_local
 from openllm.models.ref import has_quantisation, parse_ref
-from openllm.models.store import StoredFile, add
+from openllm.models.store import ModelRecord, StoredFile, add
 from openllm.types import LocalModel
 from tests.processes import processor_seconds
 from tests.unit.models.gguf_bytes import build
@@ -233,17 +233,15 @@ def test_a_stored_quantisation_is_found_without_the_network(
     (folder / "m").mkdir()
     (folder / "m" / "m-Q4_K_M.gguf").write_bytes(build().content)
     assert find_local(parse_ref("org/m:Q4_K_M")) is None
-    add(
-        folder / "m",
-        name="llamacpp-org--m--m-q4_k_m",
-        version="a" * 40,
+    record = ModelRecord(
         format="gguf",
         source="org/m",
         revision="a" * 40,
         file="m-Q4_K_M.gguf",
-        files=[StoredFile("m-Q4_K_M.gguf", len(build().content))],
-        refs=["main"],
+        refs=("main",),
+        files=(StoredFile("m-Q4_K_M.gguf", len(build().content)),),
     )
+    add(folder / "m", record, name="llamacpp-org--m--m-q4_k_m", version="a" * 40)
     for text in (
         "org/m:Q4_K_M",
         "Org/M@main:q4_k_m",

@@ -87,6 +87,7 @@ def test_a_quota_is_kept_by_removing_what_was_not_used(hub: HubServer) -> None:
 @pytest.mark.reliability("F-07")
 def test_what_a_dead_download_was_promised_is_free(hub: HubServer) -> None:
     dead = store.staging("org/dead", "0" * 40)
+    store.begin(dead)
     (dead / store.PROMISED).write_text(str(SIZE))
     assert right(fetch(hub, store_quota=SIZE + MB))
     with downloading("org/dead", "0" * 40):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import socket
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from openllm.models import transfer_http, transfer_retry
 from openllm.models.facts_ahead import facts_ahead
 from openllm.models.pull import pull
 from openllm.models.ref import parse_ref
+from openllm.models.transfer_stop import Halt
 from tests.hub_puller import end, environment, start_command
 from tests.hub_server import HubServer
 from tests.unit.models.pulls import MB, fetch, weights
@@ -43,12 +43,14 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def test_a_hub_that_cannot_be_reached_is_told_soon(
-    home: Path, nobody: str, caplog: pytest.LogCaptureFixture
+    home: Path, nobody: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    began = time.monotonic()
+    waited: list[float] = []
+    monkeypatch.setattr(transfer_retry, "monotonic", lambda: sum(waited))
+    monkeypatch.setattr(Halt, "pause", lambda _, seconds: waited.append(seconds))
     with pytest.raises(ModelFetchError) as raised:
         facts_ahead(parse_ref("org/tiny"), DownloadOptions(hub_endpoint=f"http://{nobody}"))
-    assert 2.0 < time.monotonic() - began < 30.0
+    assert 2.0 < sum(waited) <= transfer_retry.UNKNOWN_SECONDS
     message = raised.value.message
     assert message.startswith(f"{nobody} cannot be reached (Connection refused)")
     for way in ("--hub-endpoint", "HF_ENDPOINT", "proxy", "--offline"):

@@ -17,7 +17,8 @@ import pytest
 from openllm.config.download import DownloadOptions
 from openllm.errors import ModelFetchError, ModelFileError, OpenLLMError
 from openllm.models.facts import ModelFacts, facts_by_ranges, facts_of, facts_of_remote
-from openllm.models.hub import inspect, wanted
+from openllm.models.hub import inspect
+from openllm.models.hub_files import wanted
 from openllm.models.ranges import HEAD_BYTES, MAX_FILES, PARALLEL, RangeFile
 from openllm.models.ref import parse_ref
 from openllm.types import LocalModel

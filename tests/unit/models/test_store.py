@@ -14,7 +14,7 @@ import pytest
 
 from openllm.errors import ConfigurationError, ModelFileError, ModelNotFoundError
 from openllm.models import store, store_change
-from openllm.models.store import StoredFile
+from openllm.models.store import ModelRecord, StoredFile
 from tests.unit.models.store_models import COMMIT, SHARDS, added, downloaded, listed, used_at
 
 OTHER = "f" * 40
@@ -75,15 +75,7 @@ def test_the_path_of_a_gguf_model_is_the_file_to_load(
 def test_on_one_disk_no_byte_is_copied(tmp_path: Path) -> None:
     model = added()
     staging = store.staging("org/model", COMMIT)
-    twin = store.add(
-        model.folder,
-        name="vllm-org--model",
-        version=COMMIT,
-        format="safetensors",
-        source="org/model",
-        revision=COMMIT,
-        files=model.files,
-    )
+    twin = store.add(model.folder, model, name="vllm-org--model", version=COMMIT)
     for name in SHARDS:
         inodes = {os.stat(Path(folder, name)).st_ino for folder in (staging, model.folder)}
         assert inodes == {os.stat(Path(twin.folder, name)).st_ino}
@@ -95,10 +87,8 @@ def test_links_to_a_cache_are_followed(tmp_path: Path) -> None:
     blobs = downloaded(tmp_path / "blobs", {"1": b"weights"})
     (tmp_path / "snapshot").mkdir()
     (tmp_path / "snapshot" / "m.gguf").symlink_to(blobs / "1")
-    files = (StoredFile("m.gguf", 7),)
-    model = store.add(
-        tmp_path / "snapshot", name="m", version="1", format="gguf", source="s", files=files
-    )
+    record = ModelRecord(format="gguf", source="s", files=(StoredFile("m.gguf", 7),))
+    model = store.add(tmp_path / "snapshot", record, name="m", version="1")
     assert os.stat(model.path).st_ino == os.stat(blobs / "1").st_ino
     assert not os.path.islink(model.path)
     assert model.files[0].sha256 == listed({"m": b"weights"})[0].sha256
@@ -159,8 +149,9 @@ def test_a_wrong_file_is_not_stored(home: Path, change: object, message: str) ->
     folder = downloaded(store.staging("org/model", COMMIT), SHARDS)
     assert callable(change)
     change(folder / "config.json")
+    record = ModelRecord(format="gguf", source="s", files=listed(SHARDS))
     with pytest.raises(ModelFileError, match=message):
-        store.add(folder, name="n", version="1", format="gguf", source="s", files=listed(SHARDS))
+        store.add(folder, record, name="n", version="1")
     assert store.stored() == ()
     assert sorted(path.name for path in (home / "openllm").iterdir()) == ["downloads", "store.lock"]
 
@@ -174,15 +165,9 @@ def test_a_wrong_file_is_not_stored(home: Path, change: object, message: str) ->
     ],
 )
 def test_a_file_name_that_leads_elsewhere_is_refused(tmp_path: Path, home: Path, name: str) -> None:
+    record = ModelRecord(format="gguf", source="s", files=(StoredFile(name, 0),))
     with pytest.raises(ConfigurationError, match="cannot be stored"):
-        store.add(
-            tmp_path,
-            name="n",
-            version="1",
-            format="gguf",
-            source="s",
-            files=[StoredFile(name, 0)],
-        )
+        store.add(tmp_path, record, name="n", version="1")
     assert not home.exists()
 
 

@@ -124,7 +124,7 @@ def test_a_store_that_cannot_be_written_is_checked_all_the_same(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("openllm.models.store_change.write", refuse)
+    monkeypatch.setattr("openllm.models.store_remember.write", refuse)
     os.utime(Path(model.folder, FIRST), (1, 1))
     assert store.quick_check(model).files[2].modified == 10**9
     assert store.stored() == (model,)

@@ -95,15 +95,7 @@ def test_what_cannot_be_downloaded_again_stays(home: Path) -> None:
 
 def test_a_file_of_two_models_counts_once() -> None:
     model = added("pt-org--model")
-    twin = store.add(
-        model.folder,
-        name="vllm-org--model",
-        version=COMMIT,
-        format=model.format,
-        source=model.source,
-        revision=COMMIT,
-        files=model.files,
-    )
+    twin = store.add(model.folder, model, name="vllm-org--model", version=COMMIT)
     used_at(model, 1_000_000_000)
     assert store.collect(quota=model.size).used == model.size
     assert tags() == {model.tag, twin.tag}
@@ -127,7 +119,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def test_an_interrupted_download_is_swept_after_a_day() -> None:
-    partial = {"m.gguf.part": b"p" * 100, "sub/x": b"x"}
+    partial = {"m.gguf.part": b"p" * 100, "sub/x": b"x", ".begun": b""}
     fresh = aged(downloaded(store.staging("a/fresh", COMMIT), partial), DAY - 60)
     old = aged(downloaded(store.staging("a/old", COMMIT), partial), DAY + 60)
     running = aged(downloaded(store.staging("a/running", COMMIT), partial), DAY + 60)
