@@ -200,12 +200,12 @@ def running(fleet: Any, settings: ServerSettings | None = None) -> Iterator[Serv
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(120)
     try:
         yield Server(held["front"], sock.getsockname()[1], held["loop"])
     finally:
         held["server"].should_exit = True
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 

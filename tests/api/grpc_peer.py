@@ -92,7 +92,7 @@ def running_grpc(
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    assert ready.wait(30)
+    assert ready.wait(120)
     try:
         with connected(port, held["server"]) as peer:
             peer.stop = lambda: held["loop"].call_soon_threadsafe(held["end"].set)
@@ -100,7 +100,7 @@ def running_grpc(
     finally:
         with suppress(RuntimeError):  # The test has stopped the server.
             held["loop"].call_soon_threadsafe(held["end"].set)
-        thread.join(30)
+        thread.join(60)
         assert not thread.is_alive()
 
 

@@ -154,9 +154,13 @@ def test_ctrl_c_reports_what_was_measured(tmp_path: Path) -> None:
             text=True,
             env={**os.environ, "NO_COLOR": "1"},
         )
-        wait_until(lambda: len(peer.requests) >= 40 or child.poll() is not None, 60)
-        child.send_signal(signal.SIGINT)
-        out, err = child.communicate(timeout=60)
+        with child:
+            try:
+                wait_until(lambda: len(peer.requests) >= 40 or child.poll() is not None, 60)
+                child.send_signal(signal.SIGINT)
+                out, err = child.communicate(timeout=60)
+            finally:
+                child.kill()
     assert child.returncode == 130, err
     assert "interrupted" in out
     assert "Traceback" not in err

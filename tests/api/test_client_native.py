@@ -15,6 +15,7 @@ from open_llm_client import Client
 from openllm.config.model import RequestDefaults
 from openllm.config.server import ServerSettings
 from tests.api.conftest import TEXT, ScriptedFleet, Server, running, scripted_engine
+from tests.api.test_openai_streams import FREED
 from tests.waiting import wait_until
 
 SAMPLING = {"temperature": 0.5, "top_k": 3, "top_p": 0.15, "stop_sequence": "--"}
@@ -102,7 +103,7 @@ def test_ending_a_stream_early_stops_the_engine(server: Server, client: Client, 
         stream.close()
     else:
         del stream
-    wait_until(lambda: not running_sequences(server), 5)  # By itself it would end after ten.
+    wait_until(lambda: not running_sequences(server), FREED)
 
 
 def running_sequences(server: Server) -> int:
@@ -143,7 +144,7 @@ def test_a_failure_in_the_middle(client: Client) -> None:
 
 def test_models_and_readiness(server: Server, client: Client) -> None:
     assert [model.id for model in client.models()] == list(server.fleet.engines)
-    client.wait_until_ready(timeout=5)
+    client.wait_until_ready(timeout=30)
     health = client.health()
     assert health.ready
     assert health.details["status"] == "ready"

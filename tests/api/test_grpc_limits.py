@@ -232,7 +232,7 @@ def test_the_probe_takes_no_more_than_it_needs() -> None:
 def test_a_connection_that_says_nothing_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openllm.server.grpc_server.HANDSHAKE_SECONDS", 0.5)
     with running_grpc(StubFleet(short)) as peer:
-        with socket.create_connection(("127.0.0.1", peer.port), timeout=10) as sock:
+        with socket.create_connection(("127.0.0.1", peer.port), timeout=60) as sock:
             while sock.recv(1000):
                 pass
         assert peer.call("ChatCompletion", chat("hi")).choices[0].message.content == "done"

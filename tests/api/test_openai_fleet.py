@@ -8,7 +8,7 @@ import os
 import random
 import re
 import signal
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +16,10 @@ import openai
 import pytest
 
 from openllm.fleet import Fleet
+from openllm.runner.client import Runner
 from openllm.types import LocalModel
 from tests.api.conftest import SCRIPT, TEXT, Server, chat, running
-from tests.api.test_openai_streams import connect, drop, exchange
+from tests.api.test_openai_streams import FREED, connect, drop, exchange
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
@@ -90,27 +91,31 @@ async def test_a_client_that_leaves_frees_its_place(server: Server) -> None:
     reader, writer = await connect(server.port, body)
     await reader.readuntil(b'"content":"word')
     drop(writer, reset=True)
-    started = time.monotonic()
+    # All eight places were taken, for eight seconds and more.
+    await until(lambda: not server.fleet.reports()[0].running, FREED)
     _, answer = await exchange(server.port, chat() | {"model": "one"})
     assert json.loads(answer)["choices"][0]["message"]["content"] == TEXT
-    # All eight places were taken, for eight seconds and more.
-    assert time.monotonic() - started < 5
 
 
 @pytest.mark.reliability("F-05")
 async def test_a_killed_engine(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openllm.fleet.served.FIRST_BACKOFF", 3.0)  # Time to look at it dead.
+    looked = threading.Event()
+    start = Runner.start
+
+    async def later(runner: Runner, limit: float | None = None) -> None:
+        await until(looked.is_set, 120)
+        await start(runner, limit)
+
+    monkeypatch.setattr(Runner, "start", later)
     body = chat("slow") | {"model": "one"}
     plain = [asyncio.create_task(exchange(server.port, body)) for _ in range(2)]
     streams = [await connect(server.port, body | {"stream": True}) for _ in range(6)]
     begun = [await reader.readuntil(b'"content":"word') for reader, _ in streams]
     other = asyncio.create_task(exchange(server.port, chat("long", stream=True) | {"model": "two"}))
     await until(lambda: server.fleet.reports()[0].running == 8)
-    killed = time.monotonic()
     os.kill(server.fleet.pids()["one"], signal.SIGKILL)
     ends = await asyncio.gather(*plain)
     rests = [await reader.read() for reader, _ in streams]
-    assert time.monotonic() - killed < 5  # Two on a machine that is not loaded.
     for head, answer in ends:
         assert head.startswith(b"HTTP/1.1 503 ")
         assert b"retry-after: " in head
@@ -128,6 +133,7 @@ async def test_a_killed_engine(server: Server, monkeypatch: pytest.MonkeyPatch) 
         refused = await http.post("/v1/chat/completions", json=chat() | {"model": "one"})
         assert refused.status_code == 503
         assert int(refused.headers["retry-after"]) >= 1
+        looked.set()
         _, body = await other
         assert b"[DONE]" in body
         await until(lambda: server.fleet.ready)

@@ -274,13 +274,13 @@ async def test_time_limit_of_a_request(stream: bool) -> None:
     with running(fleet, ServerSettings(timeout=0.3)) as server:
         head, body = await exchange(server.port, chat(stream=stream))
         assert head.startswith(b"HTTP/1.1 504 ")
-        assert fleet.open == 0
+        await until(lambda: fleet.open == 0)
         begun = True
-        server.front.apply(ServerSettings(timeout=2))  # Time enough for the first chunk.
+        server.front.apply(ServerSettings(timeout=3))  # Time enough for the first chunk.
         head, body = await exchange(server.port, chat(stream=stream))
         assert head.startswith(b"HTTP/1.1 200 " if stream else b"HTTP/1.1 504 ")
         assert b'"code":"timeout"' in body
-        assert fleet.open == 0
+        await until(lambda: fleet.open == 0)
 
 
 @pytest.mark.reliability("F-01")

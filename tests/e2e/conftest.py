@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from openllm import engines
 from openllm.config.model import LoadOptions, ModelConfig
+from openllm.runner.client import Runner
 from openllm.types import GenerateRequest, LocalModel, SamplingParams
+from tests.waiting import until
 
 SCRIPT: dict[str, Any] = {
     "tokens_per_second": 200,
@@ -55,6 +59,29 @@ def added_engine(
         return ModelConfig(load=LoadOptions(backend=name))
 
     return add
+
+
+@asynccontextmanager
+async def unstarted(model: LocalModel, config: ModelConfig | None = None) -> AsyncIterator[Runner]:
+    """Make a runner; whatever becomes of it, it is closed at the end."""
+    runner = Runner(model, config)
+    try:
+        yield runner
+    finally:
+        await runner.close()
+
+
+async def spawned(runner: Runner) -> psutil.Process:
+    """Wait until the process of a runner that is being started exists."""
+    found: list[psutil.Process] = []
+
+    def exists() -> bool:
+        with suppress(RuntimeError):
+            found.append(psutil.Process(runner.pid))
+        return bool(found)
+
+    await until(exists)
+    return found[0]
 
 
 def ask(prompt: str, **params: Any) -> GenerateRequest:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import httpx2
@@ -35,13 +35,15 @@ class ServerProcess:
             yield reply.iter_lines()
 
 
-@contextmanager
-def serving(*arguments: str, stderr: int | None = None) -> Iterator[ServerProcess]:
+def serving(*arguments: str, stderr: int | None = None) -> AbstractContextManager[ServerProcess]:
     """Start a server on a free port, wait until it is ready, and end it."""
-    process = subprocess.Popen(
-        [*COMMAND, "start", *arguments, "--port", "0"],
-        stdout=subprocess.PIPE, stderr=stderr, text=True,
-    )  # fmt: skip
+    return started([*COMMAND, "start", *arguments, "--port", "0"], stderr)
+
+
+@contextmanager
+def started(command: list[str], stderr: int | None = None) -> Iterator[ServerProcess]:
+    """Start a program that serves, wait until it is ready, and end it."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stderr, text=True)
     try:
         if process.stdout is None:
             raise RuntimeError("no output to read")
@@ -52,9 +54,10 @@ def serving(*arguments: str, stderr: int | None = None) -> Iterator[ServerProces
     finally:
         process.terminate()
         try:
-            process.wait(30)
+            process.wait(60)
         finally:
             process.kill()
+            process.wait()
             for pipe in (process.stdout, process.stderr):
                 if pipe is not None:
                     pipe.close()

@@ -10,6 +10,7 @@ import pytest
 
 import openllm
 from tests.e2e.server_process import ServerProcess, run, serving
+from tests.hub_server import HubServer
 from tests.lora import matrices, write_gguf
 from tools.llama_gguf import LlamaShape
 
@@ -87,6 +88,25 @@ def test_mistakes(files: dict[str, Path], flag: str, says: str) -> None:
     ended = run("start", "demo", "--port", "0", "--lora", flag.format(files["sql"]))
     assert ended.returncode != 0
     assert says in ended.stderr
+
+
+def test_only_the_first_start_asks_for_an_adapter_of_the_hub(
+    server: ServerProcess,
+    files: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body = {"model": "sql", "prompt": PROMPT, "max_tokens": 12, "temperature": 0}
+    expected = server.post("/complete", body).json()["choices"]
+    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with HubServer({"org/sql": {"sql.gguf": files["sql"].read_bytes()}}) as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        for _ in range(2):
+            with serving("demo", "--lora", "sql=org/sql:sql.gguf") as other:
+                assert other.post("/complete", body).json()["choices"] == expected
+            asked, hub.requests = hub.requests, []
+    assert asked == []
 
 
 def test_an_engine_without_adapters(files: dict[str, Path], tmp_path: Path) -> None:

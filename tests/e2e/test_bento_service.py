@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
@@ -16,9 +11,9 @@ import pytest
 
 import openllm
 from openllm.models.families import find
-from tests.e2e.test_bentoml_serve import until_ready
+from tests.e2e.bentoml_process import bentoml_serving
+from tests.e2e.server_process import started
 from tests.hub_server import HubServer
-from tests.ports import free_port
 from tests.waiting import wait_until
 
 DEMO = Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf"
@@ -159,26 +154,6 @@ async def threads(text):
 """
 
 
-@contextmanager
-def serving(folder: Path, **environment: str) -> Iterator[httpx2.Client]:
-    """Serve `svc` of service.py in `folder`; yields a client of it."""
-    port = free_port()
-    command = [sys.executable, "-m", "bentoml", "serve", "service:svc", "--host", "127.0.0.1"]
-    with subprocess.Popen(
-        [*command, "--port", str(port)],
-        env={**os.environ, "BENTOML_DO_NOT_TRACK": "True", **environment},
-        cwd=folder,
-        start_new_session=True,
-    ) as process:
-        try:
-            until_ready(f"http://127.0.0.1:{port}", 120)
-            with httpx2.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
-                yield client
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
-
-
 def running(client: httpx2.Client) -> int:
     return int(client.post("/running", content="x", headers=TEXT).text)
 
@@ -192,7 +167,8 @@ def test_two_families_and_a_users_own_runner(tmp_path: Path) -> None:
             assert row is not None
             hub.add_repo(row.model_id, {DEMO.name: DEMO.read_bytes()}, row.revision)
         home = str(tmp_path / "home")
-        with serving(tmp_path, HF_ENDPOINT=hub.url, BENTOML_HOME=home) as client:
+        environment = {"HF_ENDPOINT": hub.url, "BENTOML_HOME": home}
+        with bentoml_serving("service:svc", tmp_path, **environment) as client:
             assert hub.body_bytes <= 2 * 1.05 * DEMO.stat().st_size
             body = {"prompt": "Hello", "temperature": 0}
             chat = client.post("/chat", json=body).json()
@@ -225,24 +201,26 @@ def test_two_families_and_a_users_own_runner(tmp_path: Path) -> None:
 def test_a_configuration_file_targets_one_model(tmp_path: Path) -> None:
     (tmp_path / "service.py").write_text(TWO_SPEEDS)
     crash = {"match": "^die$", "reply": "one two", "faults": [{"kind": "crash", "after_tokens": 1}]}
-    slow = {"tokens_per_second": 20, "default": {"reply": "word ", "repeat": 60}, "rules": [crash]}
+    long = {"match": "^long$", "reply": "word ", "repeat": 3000}
+    brief = {"reply": "word ", "repeat": 60}
+    slow = {"tokens_per_second": 20, "default": brief, "rules": [crash, long]}
     (tmp_path / "slow.script.json").write_text(json.dumps(slow))
     file = tmp_path / "bentoml.yaml"
     file.write_text(
         "version: 1\nrunners:\n  targeted: {traffic: {timeout: 1}}\n  demo: {resources: {cpu: 1}}\n"
     )
-    with serving(tmp_path, BENTOML_CONFIGURATION=str(file)) as client:
+    with bentoml_serving("service:svc", tmp_path, BENTOML_CONFIGURATION=str(file)) as client:
         first = client.post("/first", content="x", headers=TEXT)
         assert first.status_code >= 500
         second = client.post("/second", content="x", headers=TEXT)
         assert second.json()["message"] == "word " * 60
         threads = client.post("/threads", content="x", headers=TEXT)
         assert threads.json() == ["1", 1]
-        with client.stream("POST", "/slowly", content="x", headers=TEXT) as streamed:
+        with client.stream("POST", "/slowly", content="long", headers=TEXT) as streamed:
             pieces = streamed.iter_text()
             assert next(pieces) == "word"
             assert running(client) == 1
-        wait_until(lambda: not running(client), 4)  # The reply takes 6 s.
+        wait_until(lambda: not running(client))  # The reply takes minutes.
         dies = client.post("/dies", content="x", headers=TEXT).text
         assert "EngineCrashedError: the process of runner 'plain' ended a stream early" in dies
 
@@ -255,17 +233,10 @@ def test_start_serves_from_python(tmp_path: Path) -> None:
         "if __name__ == '__main__':\n"
         "    olm.start(model='mine=demo', port=0, max_tokens=3, temperature=0, top_k=5)\n"
     )
-    with subprocess.Popen(
-        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            ready = json.loads(process.stdout.readline())
-            assert ready["models"] == ["mine"]
-            reply = httpx2.post(f"{ready['ready']}/chat", json={"prompt": "Hi"}, timeout=60).json()
-            assert reply["configuration"].items() >= {
-                "model": "mine", "max_tokens": 3, "temperature": 0.0, "top_k": 5,
-            }.items()  # fmt: skip
-        finally:
-            process.terminate()
-        assert process.wait(30) == 0
+    with started([sys.executable, str(program)]) as server:
+        assert server.ready["models"] == ["mine"]
+        reply = server.post("/chat", {"prompt": "Hi"}).json()
+        assert reply["configuration"].items() >= {
+            "model": "mine", "max_tokens": 3, "temperature": 0.0, "top_k": 5,
+        }.items()  # fmt: skip
+    assert server.process.returncode == 0

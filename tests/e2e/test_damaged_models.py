@@ -18,12 +18,10 @@ from openllm.fleet import Fleet
 from openllm.models.gguf import read_header
 from openllm.models.locate import find_local
 from openllm.models.ref import parse_ref
-from openllm.runner.client import Runner
 from openllm.types import LocalModel
 from tests.contract.subject import write_random_llama
-from tests.e2e.conftest import ask
+from tests.e2e.conftest import ask, spawned, unstarted
 from tests.unit.models.gguf_bytes import UINT32, build, right_metadata
-from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 
@@ -50,14 +48,11 @@ async def test_the_runner_reads_a_file_before_llama_cpp_is_loaded(
 ) -> None:
     path = tmp_path / "m.gguf"
     path.write_bytes(hostile_files()[name])
-    runner = Runner(LocalModel(name="m", path=str(path), format="gguf"))
-    try:
+    async with unstarted(LocalModel(name="m", path=str(path), format="gguf")) as runner:
         with pytest.raises(ModelFileError, match=r"m\.gguf (is|has|says)"):
             await asyncio.wait_for(runner.start(), 60)
         loaded = {mapped.path for mapped in psutil.Process(runner.pid).memory_maps()}
         assert not any("xllamacpp" in each or each == str(path) for each in loaded)
-    finally:
-        await runner.close()
 
 
 @pytest.mark.reliability("S-23")
@@ -92,19 +87,11 @@ async def test_a_file_that_makes_llama_cpp_abort_ends_its_runner_only(
 async def test_a_runner_that_hangs_while_loading_can_be_given_up(
     scripted: Callable[..., LocalModel],
 ) -> None:
-    runner = Runner(scripted(load_seconds=60))
-    starting = asyncio.create_task(runner.start())
-    await until(lambda: is_started(runner))
-    child = psutil.Process(runner.pid)
-    child.send_signal(signal.SIGSTOP)  # As a native call that never gives the interpreter back.
-    await asyncio.wait_for(runner.close(), 20)
-    assert not child.is_running()
-    with pytest.raises(EngineStartError, match="while loading"):
-        await starting
-
-
-def is_started(runner: Runner) -> bool:
-    try:
-        return runner.pid > 0
-    except RuntimeError:
-        return False
+    async with unstarted(scripted(load_seconds=120)) as runner:
+        starting = asyncio.create_task(runner.start())
+        child = await spawned(runner)
+        child.send_signal(signal.SIGSTOP)  # As a native call that never gives the interpreter back.
+        await asyncio.wait_for(runner.close(), 60)
+        assert not child.is_running()
+        with pytest.raises(EngineStartError, match="while loading"):
+            await starting

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.server_process import COMMAND, run, serving
+from tests.e2e.server_process import COMMAND, run, serving, started
 from tests.example_package import install
 
 
@@ -102,15 +101,5 @@ def test_a_program_adds_its_own_and_starts_them(installed: Path, tmp_path: Path)
         "if __name__ == '__main__':\n"
         "    openllm.start(model='mine', port=0)\n"
     )
-    process = subprocess.Popen(
-        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env=os.environ
-    )
-    try:
-        assert process.stdout is not None
-        ready = json.loads(process.stdout.readline())
-        assert ready["models"] == ["mine"]
-    finally:
-        process.terminate()
-        process.wait(20)
-        if process.stdout is not None:
-            process.stdout.close()
+    with started([sys.executable, str(program)]) as server:
+        assert server.ready["models"] == ["mine"]

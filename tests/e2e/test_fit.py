@@ -9,6 +9,7 @@ import psutil
 import pytest
 
 from tests.e2e.server_process import run, serving
+from tests.processes import runners
 
 # Measured on Linux x86-64: 1.06 times what the demo model takes on llama.cpp.
 FACTOR = 1.5
@@ -28,6 +29,6 @@ def test_the_estimate_is_near_what_the_demo_model_takes(arguments: tuple[str, ..
         reply = server.post("/v1/completions", {"model": "demo", "prompt": "a " * 200})
         assert reply.status_code == 200
         process = psutil.Process(server.process.pid)
-        family = [process, *process.children(recursive=True)]
+        family = [process, *runners(process.pid)]
         resident = sum(each.memory_info().rss for each in family)
     assert resident / FACTOR < need < resident * FACTOR

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 
@@ -87,15 +86,14 @@ async def test_a_full_queue_refuses_at_once(scripted: Scripted) -> None:
 
 @pytest.mark.reliability("F-05")
 async def test_a_killed_runner_is_restarted_and_others_go_on(scripted: Scripted) -> None:
-    async with started(scripted("one"), scripted("two")) as fleet:
+    slow = scripted("one", tokens_per_second=20)  # By themselves its streams would take minutes.
+    async with started(slow, scripted("two")) as fleet:
         streams = [asyncio.create_task(text(fleet, "one", ask("long"))) for _ in range(8)]
         queued = asyncio.create_task(text(fleet, "one", ask("queued")))
         other = asyncio.create_task(text(fleet, "two", ask("long", max_tokens=300)))
         await asyncio.sleep(0.2)
-        begun = time.monotonic()
         kill(fleet, "one")
-        results = await asyncio.gather(*streams, return_exceptions=True)
-        assert time.monotonic() - begun < 5.0  # Two on a machine that is not loaded.
+        results = await asyncio.wait_for(asyncio.gather(*streams, return_exceptions=True), 20)
         assert all(isinstance(result, EngineCrashedError) for result in results)
         assert not fleet.ready
         with pytest.raises(EngineUnavailableError) as refused:

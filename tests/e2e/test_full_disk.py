@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from openllm.types import LocalModel
+from tests.e2e.bentoml_process import until_ready
 from tests.e2e.server_process import COMMAND, ServerProcess, serving
-from tests.e2e.test_bentoml_serve import until_ready
 from tests.ports import free_port
 
 Scripted = Callable[..., LocalModel]
@@ -72,11 +72,11 @@ def test_a_ready_line_that_cannot_be_written_ends_nothing(scripted: Scripted) ->
         )  # fmt: skip
     try:
         url = f"http://127.0.0.1:{port}"
-        until_ready(url)
-        answer = httpx2.post(url + "/chat", json={"prompt": "Hi"}, timeout=30)
+        until_ready(url, process)
+        answer = httpx2.post(url + "/chat", json={"prompt": "Hi"}, timeout=60)
         assert answer.json()["message"] == "You said: Hi"
         process.terminate()
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
     finally:
         process.kill()
         process.communicate()

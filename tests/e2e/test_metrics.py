@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
-import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from openllm import LLM
 from tests.e2e.server_process import ServerProcess, serving
+from tests.processes import runners
 from tests.waiting import wait_until
 
 PROMPT = "Once upon a time"
@@ -48,8 +46,9 @@ def growth(server: ServerProcess, **body: object) -> dict[str, float]:
 
 def sum_of_logprobs() -> float:
     """Return that of the same text, made in this process."""
-    llm = LLM("demo", threads=1)
-    (output,) = llm.sync_generate(PROMPT, max_tokens=TOKENS, temperature=0.0, logprobs=0).outputs
+    with LLM("demo", threads=1) as llm:
+        answer = llm.sync_generate(PROMPT, max_tokens=TOKENS, temperature=0.0, logprobs=0)
+    (output,) = answer.outputs
     assert output.logprobs is not None
     assert len(output.logprobs) == len(output.token_ids) == TOKENS
     return sum(
@@ -86,15 +85,11 @@ def test_what_the_guard_refuses_is_counted_too(server: ServerProcess) -> None:
 
 
 def test_a_restart_is_counted(server: ServerProcess) -> None:
-    (runner,) = _children(server.process.pid)
+    (runner,) = runners(server.process.pid)
     before = scrape(server)
-    os.kill(runner, signal.SIGKILL)
+    runner.kill()
     restarts = before["openllm_model_restarts_total"] + 1
     wait_until(lambda: scrape(server)["openllm_model_restarts_total"] == restarts)
     after = scrape(server)
     assert after["openllm_generated_tokens_total"] == before["openllm_generated_tokens_total"]
     assert growth(server)["openllm_generated_tokens_total"] == TOKENS
-
-
-def _children(pid: int) -> list[int]:
-    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,19 +28,25 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
-def start(home: Path, hub: HubServer, *arguments: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
+@contextmanager
+def pulling(home: Path, hub: HubServer, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
         [sys.executable, "-m", "openllm.cli", "pull", *arguments],
         env=environment(home, hub.url),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def pull(home: Path, hub: HubServer, *arguments: str) -> tuple[int, str, str]:
-    process = start(home, hub, *arguments)
-    out, errors = process.communicate(timeout=60)
+    with pulling(home, hub, *arguments) as process:
+        out, errors = process.communicate(timeout=120)
     return process.returncode, out, errors
 
 
@@ -75,13 +82,13 @@ def test_one_wrong_name_of_several_downloads_nothing(hub: HubServer, tmp_path: P
 @pytest.mark.reliability("F-08")
 def test_after_ctrl_c_the_next_goes_on(hub: HubServer, tmp_path: Path) -> None:
     hub.faults.rate = len(WEIGHTS) // 4
-    process = start(tmp_path, hub, "org/tiny", "--json")
-    assert process.stdout is not None
-    for line in process.stdout:
-        if json.loads(line).get("done", 0) > len(WEIGHTS) // 8:
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
+    with pulling(tmp_path, hub, "org/tiny", "--json") as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line).get("done", 0) > len(WEIGHTS) // 8:
+                break
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "what has been downloaded is kept" in errors
     assert "Traceback" not in errors
@@ -94,9 +101,8 @@ def test_after_ctrl_c_the_next_goes_on(hub: HubServer, tmp_path: Path) -> None:
 
 @pytest.mark.reliability("S-29")
 def test_the_token_is_nowhere_to_be_seen(hub: HubServer, tmp_path: Path) -> None:
-    process = start(tmp_path, hub, "org/absent", "--hub-token", "hf_secretsecret99")
-    out, errors = process.communicate(timeout=60)
-    assert process.returncode in (1, 2)
+    status, out, errors = pull(tmp_path, hub, "org/absent", "--hub-token", "hf_secretsecret99")
+    assert status in (1, 2)
     assert "Error: " in errors
     assert "secretsecret" not in out + errors
 

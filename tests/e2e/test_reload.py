@@ -22,7 +22,7 @@ import openllm
 from openllm.types import LocalModel
 from tests.e2e.server_process import COMMAND, ServerProcess, serving
 from tests.hub_server import HubServer
-from tests.processes import alive_after
+from tests.processes import alive_after, runners
 from tests.waiting import happens, wait_until
 
 GGUF = (Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf").read_bytes()
@@ -45,7 +45,7 @@ class Reloadable:
         return self.logged(says)
 
     def logged(self, says: str) -> str:
-        assert happens(lambda: says in self._new), f"{says!r} was not logged but {self._new!r}"
+        assert happens(lambda: says in self._new, 60), f"{says!r} was not logged but {self._new!r}"
         new = self._new
         self._read += len(new)
         return new
@@ -61,7 +61,7 @@ class Reloadable:
         return self.server.post("/chat", {"prompt": "Hi", **body}).json()
 
     def pids(self) -> set[int]:
-        return {each.pid for each in psutil.Process(self.server.process.pid).children()}
+        return {each.pid for each in runners(self.server.process.pid)}
 
 
 def write(folder: Path, **settings: object) -> None:
@@ -208,7 +208,7 @@ def test_a_signal_while_models_load_is_heeded_after(scripted: Scripted, tmp_path
             stdout=subprocess.PIPE, stderr=log, text=True,
         )  # fmt: skip
         try:
-            wait_until(psutil.Process(process.pid).children)
+            wait_until(lambda: runners(process.pid))
             write(tmp_path, models={"slow": slow}, temperature=0.2)
             process.send_signal(signal.SIGHUP)
             assert process.stdout is not None
@@ -240,7 +240,7 @@ def test_a_file_that_gives_nothing_holds_nobody_up(scripted: Scripted, tmp_path:
         (tmp_path / "serve.json").unlink()
         os.mkfifo(tmp_path / "serve.json")  # Whoever opens it waits for a writer.
         each.server.process.send_signal(signal.SIGHUP)
-        time.sleep(0.5)
+        time.sleep(0.5)  # Time to do wrong.
         assert each.chat()["message"] == "You said: Hi"
         each.server.process.terminate()
         assert each.server.process.wait(30) == 0

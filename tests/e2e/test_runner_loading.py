@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -18,24 +19,15 @@ import pytest
 from openllm.config.model import ModelConfig
 from openllm.errors import EngineStartError
 from openllm.runner import wire
-from openllm.runner.client import Runner
 from openllm.runner.process import RunnerProcess
 from openllm.types import LocalModel
+from tests.e2e.conftest import spawned, unstarted
 from tests.e2e.server_process import serving
-from tests.processes import alive_after
+from tests.processes import alive_after, runners
 from tests.waiting import until
 
 pytestmark = pytest.mark.anyio
 Scripted = Callable[..., LocalModel]
-
-
-async def spawned(runner: Runner) -> psutil.Process:
-    """Wait until the runner's process exists."""
-    while True:
-        try:
-            return psutil.Process(runner.pid)
-        except RuntimeError:
-            await asyncio.sleep(0.005)
 
 
 @pytest.mark.reliability("F-05")
@@ -51,11 +43,10 @@ async def test_a_death_while_loading_names_model_file_and_how(
     scripted: Scripted, kind: str, how: str
 ) -> None:
     model = scripted(load_fault={"kind": kind})
-    runner = Runner(model)
     said = rf"^the runner of model 'scripted' {how} while loading '{model.path}'; (it wrote|the la)"
-    with pytest.raises(EngineStartError, match=said):
-        await runner.start()
-    await runner.close()
+    async with unstarted(model) as runner:
+        with pytest.raises(EngineStartError, match=said):
+            await runner.start()
 
 
 ENGINE = """
@@ -76,25 +67,23 @@ async def test_what_it_wrote_before_its_end_is_told_and_shown(
     added_engine: Callable[[str, str], ModelConfig],
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    runner = Runner(scripted(), added_engine("exits", ENGINE))
     said = r"exited with status 3 while .* line that it wrote: \?\[31mno weights in there$"
-    with pytest.raises(EngineStartError, match=said):
-        await runner.start()
-    await runner.close()
+    async with unstarted(scripted(), added_engine("exits", ENGINE)) as runner:
+        with pytest.raises(EngineStartError, match=said):
+            await runner.start()
     assert "loading\n\x1b[31mno weights in there\n" in capfd.readouterr().err
 
 
 @pytest.mark.reliability("F-05", "S-23")
 @pytest.mark.parametrize("delay", [0.0, 0.05, 0.3, 1.0])
 async def test_killed_at_any_instant_it_is_a_load_failure(scripted: Scripted, delay: float) -> None:
-    runner = Runner(scripted(load_seconds=60))
-    starting = asyncio.create_task(runner.start())
-    process = await spawned(runner)
-    await asyncio.sleep(delay)
-    process.kill()
-    with pytest.raises(EngineStartError, match=r"SIGKILL.* while loading"):
-        await asyncio.wait_for(starting, 30)
-    await runner.close()
+    async with unstarted(scripted(load_seconds=60)) as runner:
+        starting = asyncio.create_task(runner.start())
+        process = await spawned(runner)
+        await asyncio.sleep(delay)
+        process.kill()
+        with pytest.raises(EngineStartError, match=r"SIGKILL.* while loading"):
+            await asyncio.wait_for(starting, 60)
     assert not process.is_running()
 
 
@@ -105,28 +94,33 @@ async def test_a_process_that_the_system_kills_for_memory_is_told_as_that(
     statistics = tmp_path / "vmstat"
     statistics.write_text("pgfault 77\noom_kill 4\n")
     monkeypatch.setattr("openllm.runner.process._STATISTICS", statistics)
-    runner = Runner(scripted(load_seconds=60))
-    starting = asyncio.create_task(runner.start())
-    process = await spawned(runner)
-    statistics.write_text("pgfault 78\noom_kill 5\n")
-    process.kill()
-    said = r"was killed by signal 9 \(SIGKILL; memory had run out\) while loading"
-    with pytest.raises(EngineStartError, match=said):
-        await asyncio.wait_for(starting, 30)
-    await runner.close()
+    async with unstarted(scripted(load_seconds=60)) as runner:
+        starting = asyncio.create_task(runner.start())
+        process = await spawned(runner)
+        statistics.write_text("pgfault 78\noom_kill 5\n")
+        process.kill()
+        said = r"was killed by signal 9 \(SIGKILL; memory had run out\) while loading"
+        with pytest.raises(EngineStartError, match=said):
+            await asyncio.wait_for(starting, 60)
 
 
-async def test_a_process_that_never_comes_to_its_loop_is_ended_in_time(scripted: Scripted) -> None:
-    runner = Runner(scripted())
-    starting = asyncio.create_task(runner.start(1.0))
-    process = await spawned(runner)
-    process.suspend()  # As a native call that never gives the interpreter back.
+async def test_a_process_that_never_comes_to_its_loop_is_ended_in_time(
+    scripted: Scripted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = RunnerProcess.start
+
+    async def stuck(process: RunnerProcess) -> socket.socket:
+        sock = await start(process)
+        os.kill(process.pid, signal.SIGSTOP)  # As a native call that never gives Python back.
+        return sock
+
+    monkeypatch.setattr(RunnerProcess, "start", stuck)
     said = r"'scripted' was not loaded within 1 s, the load_timeout.* come to: starting the process"
-    with pytest.raises(EngineStartError, match=said) as caught:
-        await asyncio.wait_for(starting, 30)
-    assert caught.value.param == "load_timeout"
-    assert not process.is_running()
-    await runner.close()
+    async with unstarted(scripted()) as runner:
+        with pytest.raises(EngineStartError, match=said) as caught:
+            await asyncio.wait_for(runner.start(1.0), 60)
+        assert caught.value.param == "load_timeout"
+        assert not psutil.pid_exists(runner.pid)
 
 
 def test_a_model_that_hangs_fails_in_time_and_the_others_serve(scripted: Scripted) -> None:
@@ -140,7 +134,7 @@ def test_a_model_that_hangs_fails_in_time_and_the_others_serve(scripted: Scripte
         assert said[0]["choices"][0]["text"] == "You said: x"
         assert "within 15 s, the load_timeout" in said[1]["error"]["message"]
         assert "it had come to: hung runs on scripted" in said[1]["error"]["message"]
-        assert len(psutil.Process(server.process.pid).children()) == 1
+        assert len(runners(server.process.pid)) == 1
 
 
 PARENT = """
@@ -191,24 +185,21 @@ async def test_starting_and_closing_leaves_nothing_behind(scripted: Scripted) ->
         return all(now <= then for now, then in zip(held()[1:], before[1:], strict=True))
 
     model, broken = scripted(), scripted("broken", load_fault={"kind": "error"})
-    before, counts = held(), []
+    before, counts = held(), list[int]()
     for _ in range(4):
-        runner = Runner(model)
-        await runner.start()
-        await runner.close()
-        runner = Runner(broken)
-        with pytest.raises(EngineStartError):
+        async with unstarted(model) as runner:
             await runner.start()
-        await runner.close()
-        runner = Runner(model)
-        starting = asyncio.create_task(runner.start())
-        (await spawned(runner)).kill()
-        await asyncio.gather(starting, return_exceptions=True)
-        await runner.close()
+        async with unstarted(broken) as runner:
+            with pytest.raises(EngineStartError):
+                await runner.start()
+        async with unstarted(model) as runner:
+            starting = asyncio.create_task(runner.start())
+            (await spawned(runner)).kill()
+            await asyncio.gather(starting, return_exceptions=True)
         await until(gone)
-        counts.append(held())
+        counts.append(held()[0])
     # The first brings what the event loop keeps; what other tests left may go meanwhile.
-    assert counts[3][0] <= counts[1][0]
+    await until(lambda: held()[0] <= counts[1])
 
 
 FRAMES = {
@@ -229,11 +220,10 @@ async def test_a_frame_that_cannot_be_read_ends_the_runner(
         return ours
 
     monkeypatch.setattr(RunnerProcess, "start", start)
-    runner = Runner(scripted())
-    with theirs:
-        theirs.sendall(frame)
-        with pytest.raises(EngineStartError, match="while loading"):
-            await asyncio.wait_for(runner.start(), 10)
-        assert theirs.recv(1) == b""
-    assert await runner.died
-    await runner.close()
+    async with unstarted(scripted()) as runner:
+        with theirs:
+            theirs.sendall(frame)
+            with pytest.raises(EngineStartError, match="while loading"):
+                await asyncio.wait_for(runner.start(), 60)
+            assert theirs.recv(1) == b""
+        assert await runner.died

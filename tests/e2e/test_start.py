@@ -12,15 +12,14 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import httpx2
 import psutil
 import pytest
 from openai import OpenAI
 
 import openllm
 from openllm.types import LocalModel
-from tests.e2e.server_process import ServerProcess, run, serving
-from tests.processes import alive_after
+from tests.e2e.server_process import ServerProcess, run, serving, started
+from tests.processes import alive_after, runners
 from tests.waiting import wait_until
 
 Scripted = Callable[..., LocalModel]
@@ -263,8 +262,7 @@ def test_a_signal_before_a_model_is_ready_ends_quietly(
         text=True,
     ) as process:
         try:
-            server = psutil.Process(process.pid)
-            wait_until(server.children)  # The model is being loaded.
+            wait_until(lambda: runners(process.pid))  # The model is being loaded.
             process.send_signal(sent)
             said, _ = process.communicate(timeout=30)
         finally:
@@ -365,12 +363,12 @@ def test_an_api_key_is_needed_once_set(scripted: Scripted) -> None:
 @pytest.mark.reliability("F-05")
 def test_a_crash_is_an_error_and_readiness_follows(scripted: Scripted) -> None:
     with serving(scripted("one").path, "--max-concurrency", "64") as server:
-        pid = psutil.Process(server.process.pid).children()[0].pid
+        (runner,) = runners(server.process.pid)
         client = OpenAI(base_url=server.url + "/v1", api_key="EMPTY", max_retries=0)
         with client:
             stream = client.completions.create(model="one", prompt="long", stream=True)
             next(iter(stream))
-            os.kill(pid, signal.SIGKILL)
+            runner.kill()
             with pytest.raises(Exception, match="ended unexpectedly"):
                 list(stream)
         wait_until(lambda: server.get("/readyz").status_code == 200)
@@ -403,14 +401,8 @@ open_llm_server.start(model=sys.argv[1], port=0, max_concurrency=2, temperature=
 
 @pytest.mark.spec("S3-06")
 def test_one_call_starts_a_server(scripted: Scripted) -> None:
-    command = [sys.executable, "-c", START, scripted().path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = json.loads(process.stdout.readline())["ready"]
-            answer = httpx2.post(f"{url}/chat", json={"prompt": "Hi"}, timeout=60).json()
-        finally:
-            process.terminate()
+    with started([sys.executable, "-c", START, scripted().path]) as server:
+        answer = server.post("/chat", {"prompt": "Hi"}).json()
     assert answer["message"] == "You said: Hi"
     assert answer["configuration"]["temperature"] == 0.5
 

@@ -61,8 +61,9 @@ def test_killed_twice_and_cut_off_it_serves(monkeypatch: pytest.MonkeyPatch) -> 
         kill_once(lambda: arrived() > len(GGUF) // 2)
         assert stored() == ()
         hub.faults.clear()
+        hub.reset_counts()  # What was on its way is lost; what had arrived is not.
         kill_once(lambda: bool(stored()))
-        assert hub.body_bytes < 1.25 * len(GGUF)
+        assert hub.body_bytes < 0.75 * len(GGUF)
     with serving("org/tiny") as server:
         answer = server.post("/v1/completions", {"prompt": "Once", "max_tokens": 2})
         assert answer.json()["usage"]["completion_tokens"] == 2
@@ -98,7 +99,7 @@ def test_sigterm_ends_a_download_and_keeps_what_came(monkeypatch: pytest.MonkeyP
         hub.faults.rate = len(GGUF) // 4
         with downloading() as process:
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
         line = "Ended by SIGTERM: what has been downloaded is kept; the same command goes on"
         assert errors.splitlines()[-1].startswith(line)

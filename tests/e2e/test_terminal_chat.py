@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import pty
@@ -11,12 +12,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import open_llm_client
+from tests.e2e.server_process import serving
 
 SCRIPT = {
     "tokens_per_second": 100,
@@ -43,6 +46,7 @@ class Terminal:
         self.screen = ""
         self.raw = ""
         self._seen = 0
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._master, slave = pty.openpty()
         self.process = subprocess.Popen(
             [sys.executable, "-c", IN_TERMINAL, OPENLLM, *arguments],
@@ -95,7 +99,7 @@ class Terminal:
             data = os.read(self._master, 65536)
         except OSError:  # Linux: the other side is closed
             return False
-        self.raw += data.decode()
+        self.raw += self._decoder.decode(data)
         self.screen = re.sub(r"\x1b\[[?0-9;]*[A-Za-z]|\r", "", self.raw)
         return bool(data)
 
@@ -104,24 +108,8 @@ class Terminal:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     script = tmp_path_factory.mktemp("model") / "talk.script.json"
     script.write_text(json.dumps(SCRIPT))
-    process = subprocess.Popen(
-        [sys.executable, "-c", OPENLLM, "start", str(script), "--port", "0"],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    try:
-        announced, _, _ = select.select([process.stdout], [], [], 60)
-        assert announced, "the server did not become ready"
-        yield json.loads(process.stdout.readline())["ready"]
-    finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+    with serving(str(script)) as server:
+        yield server.url
 
 
 @pytest.fixture
@@ -181,9 +169,9 @@ def test_ctrl_c_at_the_prompt_gives_the_line_up(chat: Callable[..., Terminal]) -
     terminal = chat()
     terminal.type("half a mess")
     terminal.expect("half a mess")
-    for _ in range(10):  # One that comes while readline reads a key waits for the next key.
+    for _ in range(10):  # One that comes while readline reads a key waits for the next signal.
         terminal.type(CTRL_C)
-        if terminal.shows("Ctrl-D or /exit leaves", 3):
+        if terminal.shows("Ctrl-D or /exit leaves", 5):
             break
     terminal.expect("Ctrl-D or /exit leaves")
     terminal.expect(r"(?m)^> ")
@@ -243,8 +231,7 @@ def test_save(chat: Callable[..., Terminal], tmp_path: Path) -> None:
 
 
 def test_query_streams_into_a_terminal(server: str) -> None:
-    terminal = Terminal("query", "long", environment={"OPEN_LLM_URL": server})
-    terminal.expect("word word")
-    terminal.type(CTRL_C)
-    assert terminal.wait() == 130
-    terminal.close()
+    with closing(Terminal("query", "long", environment={"OPEN_LLM_URL": server})) as terminal:
+        terminal.expect("word word")
+        terminal.type(CTRL_C)
+        assert terminal.wait() == 130

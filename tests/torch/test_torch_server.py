@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import openai
-import psutil
 import pytest
 
 import openllm
 from tests.e2e.server_process import ServerProcess, run, serving
+from tests.processes import runners
+from tests.waiting import wait_until
 
 FOLDER = Path(openllm.__file__).parent / "demo" / "safetensors"
 QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
@@ -80,19 +80,17 @@ def test_embeddings(client: openai.OpenAI) -> None:
 
 
 def test_a_dead_runner_is_replaced(server: ServerProcess, client: openai.OpenAI) -> None:
-    (runner,) = psutil.Process(server.process.pid).children()
+    (runner,) = runners(server.process.pid)
     runner.kill()
-    deadline = time.monotonic() + 60
-    while server.get("/readyz").status_code != 200 or not runner_changed(server, runner.pid):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+
+    def replaced() -> bool:
+        others = [each for each in runners(server.process.pid) if each != runner]
+        return bool(others) and server.get("/readyz").status_code == 200
+
+    wait_until(replaced, 120)
     again = client.completions.create(model="folder", prompt="The", max_tokens=4, temperature=0)
     assert again.usage is not None
     assert again.usage.completion_tokens == 4
-
-
-def runner_changed(server: ServerProcess, pid: int) -> bool:
-    return any(child.pid != pid for child in psutil.Process(server.process.pid).children())
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from openllm.types import (
     SamplingParams,
     TokenLogprob,
 )
+from tests.processes import command_of
 
 FOLDER = Path(openllm.__file__).parent / "demo" / "safetensors"
 
@@ -82,8 +83,5 @@ def engine_processes(parent: int | None = None) -> list[psutil.Process]:
 
 
 def _computes(process: psutil.Process) -> bool:
-    try:
-        words = " ".join(process.cmdline())
-    except psutil.NoSuchProcess:  # A zombie, or gone since it was listed.
-        return False
+    words = " ".join(command_of(process))
     return "multiprocessing.spawn" in words or words.startswith("VLLM::EngineCore")

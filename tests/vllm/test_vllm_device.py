@@ -8,7 +8,7 @@ import pytest
 from vllm.platforms import current_platform
 
 from openllm.errors import ConfigurationError
-from tests.vllm.serving import started, vllm
+from tests.vllm.serving import started
 
 PHASES = (
     "importing vLLM",
@@ -36,8 +36,7 @@ async def test_on_its_own_kind_of_device_and_its_phases_are_told(
 @pytest.mark.anyio
 @pytest.mark.spec("S0-36")
 async def test_another_kind_is_refused() -> None:
-    engine = vllm(device="mps")
     with pytest.raises(ConfigurationError, match="device mps: the installed vLLM") as raised:
-        await engine.start()
+        async with started(device="mps"):
+            pass
     assert raised.value.param == "device"
-    await engine.close()

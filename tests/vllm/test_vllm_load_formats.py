@@ -49,9 +49,9 @@ async def test_the_tokenizer_is_the_given_one(folder: Path) -> None:
     path.write_text(json.dumps(content))
     own = vllm(kv_cache_tokens=512)
     engine = given(vllm(kv_cache_tokens=512), folder)
-    for each in (own, engine):
-        await each.start()
     try:
+        await own.start()
+        await engine.start()
         assert await engine.tokenize("a", special=False) == [vocabulary["a"]]
         assert await own.tokenize("a", special=False) == [vocabulary["b"]]
         first = await ask(engine, "b", max_tokens=1, temperature=0.0)

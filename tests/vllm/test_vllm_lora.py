@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 
 from openllm.errors import EngineStartError
-from openllm.models.adapters import find_adapters
 from openllm.types import LocalModel
 from tests.contract.subject import started
-from tests.lora import write_peft
+from tests.lora import find_adapters, write_peft
 from tests.torch.checkpoints import make_checkpoint
 
 pytestmark = pytest.mark.anyio

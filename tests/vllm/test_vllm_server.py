@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 import openllm
 from tests.e2e.server_process import serving
 from tests.vllm.serving import engine_processes
+from tests.waiting import wait_until
 
 FOLDER = Path(openllm.__file__).parent / "demo" / "safetensors"
 CHAT = {"messages": [{"role": "user", "content": "What is the capital of France?"}]}
@@ -26,7 +26,4 @@ def test_a_dead_engine_is_replaced() -> None:
         engine.kill()
         refused = server.post("/v1/chat/completions", CHAT)
         assert refused.status_code in (500, 503)
-        deadline = time.monotonic() + 120
-        while server.post("/v1/chat/completions", CHAT).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.5)
+        wait_until(lambda: server.post("/v1/chat/completions", CHAT).status_code == 200, 240)

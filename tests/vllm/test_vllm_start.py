@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from openllm.errors import ConfigurationError, EngineStartError, OutOfMemoryError
-from tests.vllm.serving import FOLDER, engine_processes, vllm
+from tests.vllm.serving import FOLDER, engine_processes, started
 
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
@@ -43,13 +43,15 @@ def variant(tmp_path: Path) -> Variant:
 )
 async def test_a_wrong_engine_argument_is_named(argument: str, said: str) -> None:
     with pytest.raises(ConfigurationError, match=said) as caught:
-        await vllm(engine_arg=(argument,)).start()
+        async with started(engine_arg=(argument,)):
+            pass
     assert caught.value.param == "engine_arg"
 
 
 async def test_an_unknown_architecture_is_named(variant: Variant) -> None:
     with pytest.raises(EngineStartError, match="FooForCausalLM"):
-        await vllm(variant(architectures=["FooForCausalLM"])).start()
+        async with started(variant(architectures=["FooForCausalLM"])):
+            pass
 
 
 async def test_a_configuration_that_is_wrong_is_read_once(
@@ -57,28 +59,30 @@ async def test_a_configuration_that_is_wrong_is_read_once(
 ) -> None:
     caplog.set_level(logging.INFO, "openllm.engines.vllm")
     with pytest.raises(EngineStartError, match=r": The hidden size \(333\) is not a") as caught:
-        await vllm(variant(hidden_size=333, head_dim=None)).start()
+        async with started(variant(hidden_size=333, head_dim=None)):
+            pass
     assert "\n" not in caught.value.message
     assert "retrying" not in caplog.text
     with pytest.raises(EngineStartError, match=r"does not know the model type 'nosuch'; install"):
-        await vllm(variant(model_type="nosuch", name="unknown")).start()
+        async with started(variant(model_type="nosuch", name="unknown")):
+            pass
 
 
 @pytest.mark.reliability("F-06")
 async def test_a_kv_cache_beyond_the_memory_names_need_and_free() -> None:
     with pytest.raises(OutOfMemoryError, match=r"needs about [\d.]+ .iB .* [\d.]+ .iB are free"):
-        await vllm(kv_cache_tokens=10**9).start()
+        async with started(kv_cache_tokens=10**9):
+            pass
 
 
 @pytest.mark.reliability("F-13")
 async def test_what_fails_in_vllms_own_process_is_named(variant: Variant) -> None:
     folder = variant()
     (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
-    engine = vllm(folder)
     with pytest.raises(EngineStartError, match=r"SafetensorError.*header"):
-        await engine.start()
+        async with started(folder):
+            pass
     assert engine_processes() == []
-    await engine.close()
 
 
 @pytest.mark.reliability("S-22")
@@ -86,4 +90,5 @@ async def test_pickled_weights_are_not_opened(variant: Variant) -> None:
     folder = variant()
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(EngineStartError, match="model weights"):
-        await vllm(folder).start()
+        async with started(folder):
+            pass
