@@ -54,7 +54,9 @@ def byte_pairs(**parts: Any) -> Any:
     """Return a tokenizer of all bytes and "ab"."""
     alphabet = {char: at for at, char in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
     alphabet |= {"ab": 256}
-    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[("a", "b")]))
+    affixes = parts.get("affixes", {})
+    merges = [] if affixes else [("a", "b")]
+    tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=merges, **affixes))
     tokenizer.pre_tokenizer = parts.get("pre", pre_tokenizers.ByteLevel(add_prefix_space=False))
     if "normalizer" in parts:
         tokenizer.normalizer = parts["normalizer"]
@@ -74,6 +76,9 @@ def byte_pairs(**parts: Any) -> Any:
         ({"normalizer": normalizers.Strip()}, 0),
         ({"normalizer": normalizers.Replace("``", '"')}, 0),
         ({"normalizer": normalizers.Replace(" ", "\u2581")}, 2),
+        ({"normalizer": normalizers.Replace(" ", "\u2581"), "added": ["    "]}, 12),
+        ({"affixes": {"end_of_word_suffix": "</w>"}}, 0),
+        ({"affixes": {"continuing_subword_prefix": "##"}}, 0),
         ({"pre": pre_tokenizers.Whitespace()}, 0),
         ({"pre": pre_tokenizers.Split(" ", "removed")}, 0),
         (

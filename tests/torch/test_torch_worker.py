@@ -13,7 +13,7 @@ import torch
 from openllm.engines.torch_cache import KVWindow
 from openllm.engines.torch_lora import Lora
 from openllm.engines.torch_worker import Worker
-from openllm.errors import EngineUnavailableError
+from openllm.errors import EngineError, EngineUnavailableError
 from tests.torch.checkpoints import make_checkpoint
 from tests.torch.greedy import engine, tokens
 from tests.waiting import until
@@ -42,6 +42,20 @@ async def test_what_waits_when_the_thread_is_closed_is_not_begun() -> None:
     with pytest.raises(EngineUnavailableError):
         await waiting
     assert begun == []
+
+
+async def test_work_that_exits_fails_and_ends_no_thread() -> None:
+    worker = Worker()
+
+    def leave() -> None:
+        raise SystemExit("this model needs another package")
+
+    try:
+        with pytest.raises(EngineError, match="needs another package"):
+            await asyncio.wait_for(worker.call(leave), 30)
+        assert await worker.call(lambda: "more") == "more"
+    finally:
+        await worker.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -147,8 +147,8 @@ async def test_vllm_dies_with_the_program_that_loaded_it(program: subprocess.Pop
 async def test_vllm_dies_with_a_program_that_is_still_loading(
     program: subprocess.Popen[str],
 ) -> None:
-    await until(lambda: engine_processes(program.pid), 180)
-    found = engine_processes(program.pid)
+    found: list[psutil.Process] = []
+    await until(lambda: found.extend(engine_processes(program.pid)) or found, 180)
     await asyncio.sleep(1.0)
     program.send_signal(signal.SIGKILL)
     assert alive_after(found) == []

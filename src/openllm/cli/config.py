@@ -63,13 +63,15 @@ def check(file: str | None) -> None:
     """
     from openllm.bento.checks import check as check_all
     from openllm.bento.options import read_configuration
+    from openllm.models.ref import shown_source
 
     found = read_configuration(None, {}, {} if file else os.environ, file=file)
     missing = check_all(found).missing
     names = ", ".join(each.name for each in found.entries)
     click.echo(f"No mistake was found; `openllm start` would serve {names}.")
     if missing:
-        click.echo(f"To be downloaded: {', '.join(each.text for each in missing)}.")
+        texts = ", ".join(shown_source(each.text) for each in missing)
+        click.echo(f"To be downloaded, or what goes with it: {texts}.")
 
 
 @config.command("schema")
@@ -120,7 +122,7 @@ def _json_settings(settings: Mapping[str, Setting]) -> Iterator[tuple[str, Any]]
     from pydantic_core import to_jsonable_python
 
     for name, setting in settings.items():
-        value = _MASK if _hidden(name, setting) else to_jsonable_python(setting.value)
+        value = _MASK if _hidden(name, setting) else to_jsonable_python(_plain(setting.value))
         yield name, {"value": value, "origin": setting.origin}
 
 
@@ -145,7 +147,7 @@ def _print_table(title: str, settings: Mapping[str, Setting]) -> None:
 def _shown(name: str, setting: Setting) -> str:
     if _hidden(name, setting):
         return _MASK
-    value = setting.value
+    value = _plain(setting.value)
     if value is None or value == ():
         return "-"
     if isinstance(value, tuple):
@@ -153,6 +155,15 @@ def _shown(name: str, setting: Setting) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return repr(value) if isinstance(value, str) and not value.isprintable() else str(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as it is shown: what is in a list may be a URL, whose query may be secret."""
+    from openllm.models.ref import shown_source
+
+    if not isinstance(value, tuple):
+        return value
+    return tuple(shown_source(each) if isinstance(each, str) else each for each in value)
 
 
 def _hidden(name: str, setting: Setting) -> bool:

@@ -32,7 +32,10 @@ _UNKNOWN_CARDS = (
 @field_flags(
     "context_length",
     "dtype",
+    "tokenizer",
+    "tokenizer_revision",
     "lora",
+    "trust_remote_code",
     max_concurrency="Sequences of full length at once"
     f" [default: {CONCURRENCY['llamacpp']} on llamacpp, 1 elsewhere].",
     backend="This engine only.",

@@ -136,8 +136,7 @@ def _refusal(entry: Entry, facts: ModelFacts) -> str:
     from openllm.models.ref import parse_ref
 
     load, ref = entry.config.load, parse_ref(entry.text)
-    other = load.tokenizer is not None or load.tokenizer_revision is not None
-    if other or facts.format != "safetensors":
+    if load.other_tokenizer or facts.format != "safetensors":
         return ""
     model = find_local(ref)
     try:

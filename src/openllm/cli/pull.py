@@ -90,15 +90,18 @@ def _pull_all(
 
 
 def _look_up(entries: Sequence[Entry]) -> None:
-    """Ask for each model that is not here, and warn of what could not be served here.
+    """Ask for each model and adapter that is not here, and warn of what could not be served here.
 
     A wrong name then costs no download of another model.
     """
     from openllm.bento.ahead import doubts
     from openllm.llm.model_files import model_here
+    from openllm.llm.parts import adapters_ahead
     from openllm.models.ref import parse_ref
 
     here = [model_here(parse_ref(entry.text), entry.config.load) for entry in entries]
+    for entry in entries:
+        adapters_ahead(entry.config.load.lora, entry.download)
     for entry in (entry for entry, model in zip(entries, here, strict=True) if model is None):
         for doubt in doubts(entry):
             click.echo(f"Warning: {doubt}", err=True)

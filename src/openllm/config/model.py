@@ -154,6 +154,11 @@ class LoadOptions(BaseModel):
         (), description="NAME=VALUE handed to vLLM's own engine arguments; may be repeated."
     )
 
+    @property
+    def other_tokenizer(self) -> bool:
+        """Whether the tokenizer is to be another than the one beside the model's weights."""
+        return self.tokenizer is not None or self.tokenizer_revision is not None
+
 
 class RequestDefaults(BaseModel):
     """Sampling values for requests that leave them out; the ranges are those of the native API."""

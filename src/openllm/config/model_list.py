@@ -9,7 +9,7 @@ from openllm.errors import ConfigurationError
 SEPARATOR = ", "
 """Between models that were given apart: no URL has the blank, so that none is taken for one."""
 
-_URL = re.compile(r"(?:[^/=]*=)?https?://([^?]*)(\?.*)?", re.IGNORECASE | re.DOTALL)
+_URL = re.compile(r"(?:[^/=]*=)?https?://(?:[^/?]*@)?([^?]*)(\?.*)?", re.IGNORECASE | re.DOTALL)
 
 
 def split_models(text: str) -> list[str]:

@@ -41,7 +41,15 @@ def longest_token(tokenizer: Any) -> int:
         return 0
     # Where characters stand for bytes, a token has as many.
     longest = max(map(len, vocabulary) if by_bytes else (len(each.encode()) for each in vocabulary))
-    return shrinks * max((longest, *(len(token.content.encode()) for token in added)))
+    return shrinks * max((longest, *(_size(token, backend.normalizer) for token in added)))
+
+
+def _size(added: Any, normalizer: Any) -> int:
+    """Return the most bytes that an added token stands for, of a text that is normalized."""
+    written = [added.content]
+    if added.normalized and normalizer is not None:
+        written.append(normalizer.normalize_str(added.content))
+    return max(len(each.encode()) for each in written)
 
 
 def _parts(component: Any, name: str) -> Iterator[Mapping[str, Any]]:
@@ -75,6 +83,8 @@ def _knows_every_byte(model: Any, vocabulary: Mapping[str, int], by_bytes: bool)
     """Whether what is no token otherwise is one for each of its bytes."""
     if type(model).__name__ != "BPE":
         return False
+    if model.continuing_subword_prefix or model.end_of_word_suffix:
+        return False  # A byte is looked up with it, and may be no token so.
     if by_bytes:
         return all(char in vocabulary for char, _ in byte_level_alphabet())
     return bool(model.byte_fallback) and all(f"<0x{byte:02X}>" in vocabulary for byte in range(256))

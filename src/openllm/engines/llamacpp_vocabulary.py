@@ -6,6 +6,7 @@ from typing import Any
 
 from openllm.engines.llamacpp_request import encode
 from openllm.engines.llamacpp_socket import NativeSocket
+from openllm.errors import EngineError
 
 SENTENCEPIECE, BYTE_PAIRS = 1, 2
 """llama.cpp's numbers of the kinds of vocabulary that leave out nothing of a text."""
@@ -59,7 +60,10 @@ async def longest_token(socket: NativeSocket, kind: int, size: int) -> int:
 
 async def _keeps_text(socket: NativeSocket) -> bool:
     """Whether a text comes back from its tokens whole; spaces may be added."""
-    back = await _read_back(socket, _PROBE)
+    try:
+        back = await _read_back(socket, _PROBE)
+    except EngineError:  # A SentencePiece vocabulary that lacks the token of some byte.
+        return False
     return back.count(" ") >= _PROBE.count(" ") and _without_spaces(back) == _without_spaces(_PROBE)
 
 

@@ -38,10 +38,11 @@ def least_tokens(prompt: Prompt, longest: int) -> int:
         longest: See `Capabilities.longest_token`.
     """
     pieces = (prompt,) if isinstance(prompt, str) else prompt
-    ids = sum(isinstance(piece, int) for piece in pieces)
+    texts = [piece for piece in pieces if isinstance(piece, str)]
+    ids = len(pieces) - len(texts)
     if not longest:
         return ids
-    size = sum(_bytes(piece) for piece in pieces if isinstance(piece, str))
+    size = sum(map(_bytes, texts))
     return ids + -(-size // longest)
 
 

@@ -8,7 +8,7 @@ from openllm.engines.library_errors import told
 from openllm.errors import EngineError, OutOfMemoryError
 
 
-def as_ours(error: Exception) -> EngineError:
+def as_ours(error: BaseException) -> EngineError:
     """Return an error of a model that runs as one of ours."""
     if is_out_of_memory(error):
         return OutOfMemoryError(
@@ -18,7 +18,7 @@ def as_ours(error: Exception) -> EngineError:
     return EngineError(f"the model failed: {told(error)}")
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether it is for want of memory; of the processor's, PyTorch has no class for that."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True

@@ -139,7 +139,7 @@ class Worker:
         try:
             self._check_open()
             result = work()
-        except Exception as error:
+        except BaseException as error:  # A model's own code may exit, which ends no thread here.
             ours = error if isinstance(error, OpenLLMError) else as_ours(error)
             ours.__cause__ = error if ours is not error else None
             self._tell(_fail, future, ours)

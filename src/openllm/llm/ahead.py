@@ -62,7 +62,7 @@ def engine_ahead(
             the same repository needs no other package.
         OpenLLMError: There is no such repository, or its server fails.
     """
-    adapters = adapters_ahead(load.lora, download)
+    adapters = adapters_ahead(load.lora, download, cancelled)
     engine = _engine_ahead(ref, load, download, cancelled)
     for adapter in adapters:
         check_adapter(adapter.label, adapter.format, engine)
@@ -102,12 +102,11 @@ def _engine_ahead(
 
 
 def _architecture(name: str, files: FolderFiles, load: LoadOptions) -> str:
-    """Return the architecture of a model of many files, once all but its weights was checked."""
+    """Return the architecture of a model of many files, and check its settings and tokenizer."""
     trust = load.trust_remote_code
     architecture = architecture_of(files, trust_remote_code=trust)
     engine = choose_by_facts(name, "safetensors", architecture, load, installed=False).name
-    given = load.tokenizer is not None or load.tokenizer_revision is not None
-    if not given and "tokenizer" in engine_kind(engine).options:
+    if not load.other_tokenizer and "tokenizer" in engine_kind(engine).options:
         check_tokenizer(files, trust_remote_code=trust)
     return architecture
 

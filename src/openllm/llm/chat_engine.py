@@ -137,21 +137,12 @@ class ChatEngine:
             ContextLengthError: It was to fit, and does not.
         """
         self._check_adapter(request.adapter)
-        pieces = await self._pieces(request)
-        texts = [piece.text if isinstance(piece, LiteralText) else piece for piece in pieces]
-        if must_fit:
-            check_prompt(tuple(texts), self._engine.capabilities, self.model.name)
-        text = "".join(each for each in texts if isinstance(each, str))
-        prompt: list[str | int] = []
-        for piece in pieces:
-            if isinstance(piece, LiteralText):
-                prompt += await self._literal_ids(piece.text)
-            elif isinstance(piece, str) and request.messages and not prompt:
-                prompt += await self._opening(piece)
-            else:
-                prompt.append(piece)
-        whole = len(prompt) == 1 and isinstance(prompt[0], str)
-        return RenderedPrompt(text, text if whole else tuple(prompt))
+        if not request.messages:
+            prompt = self._after_preprompt(request.prompt)
+            return RenderedPrompt(self._text(prompt, must_fit), prompt)
+        pieces = await self._render(request.messages)
+        shown = tuple(piece.text if isinstance(piece, LiteralText) else piece for piece in pieces)
+        return RenderedPrompt(self._text(shown, must_fit), await self._conversation(pieces))
 
     async def prompt_ids(self, prompt: Prompt) -> list[int]:
         """Return the tokens that the engine reads, with those that its tokenizer adds by itself:
@@ -202,6 +193,26 @@ class ChatEngine:
                 self._holds.append(hold(quick_check(stored)))
                 touch(stored)
 
+    def _text(self, prompt: Prompt, must_fit: bool) -> str:
+        """Return the text in a prompt; raises `ContextLengthError` as `render` does."""
+        if must_fit:
+            check_prompt(prompt, self._engine.capabilities, self.model.name)
+        pieces = (prompt,) if isinstance(prompt, str) else prompt
+        return "".join([piece for piece in pieces if isinstance(piece, str)])
+
+    async def _conversation(self, pieces: Sequence[str | LiteralText]) -> Prompt:
+        """Return a rendered conversation as the engine takes it."""
+        prompt: list[str | int] = []
+        for piece in pieces:
+            if isinstance(piece, LiteralText):
+                prompt += await self._literal_ids(piece.text)
+            elif prompt:
+                prompt.append(piece)
+            else:
+                prompt += await self._opening(piece)
+        only = prompt[0] if len(prompt) == 1 else None
+        return only if isinstance(only, str) else tuple(prompt)
+
     async def _opening(self, text: str) -> Sequence[str | int]:
         """Return what a conversation begins with, as ids where the engine would add BOS to the
         text though the template writes none, or has written it and nothing else."""
@@ -221,15 +232,11 @@ class ChatEngine:
         before, behind = affixes(tokenizer)
         return before, behind if self._rules.closed else []
 
-    async def _pieces(self, request: GenerateRequest) -> Sequence[str | int | LiteralText]:
-        """Return what a request's prompt is made of, the pre-prompt with it."""
-        if request.messages:
-            return await self._render(request.messages)
-        prompt = (request.prompt,) if isinstance(request.prompt, str) else request.prompt
+    def _after_preprompt(self, prompt: Prompt) -> Prompt:
         if not self._preprompt:
             return prompt
-        if isinstance(request.prompt, str):
-            return (self._preprompt + request.prompt,)
+        if isinstance(prompt, str):
+            return self._preprompt + prompt
         return (self._preprompt, *prompt)
 
     async def _render(self, messages: Sequence[Message]) -> Sequence[str | LiteralText]:

@@ -44,7 +44,8 @@ def choose_engine(model: LocalModel, options: LoadOptions) -> EngineChoice:
     if model.tokenizer is not None:
         read_tokenizer(model.tokenizer.path, trust_remote_code=trust)
     choice = choose_by_facts(model.name, model.format, architecture, options)
-    if architecture and model.tokenizer is None and "tokenizer" in engine_kind(choice.name).options:
+    own = model.tokenizer is None and not options.other_tokenizer  # That may have to be fetched.
+    if architecture and own and "tokenizer" in engine_kind(choice.name).options:
         check_tokenizer(model.path, trust_remote_code=trust)
     for adapter in model.adapters:
         check_adapter(adapter.label, adapter.format, choice.name)

@@ -163,7 +163,7 @@ def _has_its_own(model: LocalModel | None) -> bool:
 
 def _tokenizer_ref(ref: ModelRef, load: LoadOptions) -> ModelRef | None:
     """Return what the tokenizer is to be taken from; None if it is the model's own."""
-    if load.tokenizer is None and load.tokenizer_revision is None:
+    if not load.other_tokenizer:
         return None
     meant = expand(ref) if load.tokenizer is None else _tokenizer_named(load.tokenizer)
     if meant.kind == "url" or meant.file or meant.source.endswith(".gguf"):

@@ -11,7 +11,7 @@ from openllm.errors import ConfigurationError
 from openllm.models.adapters import adapter_refs, blaming, find_adapter, stored_adapter
 from openllm.models.offers import offered
 from openllm.models.ref import ModelRef, shown_source
-from openllm.models.store import StoredModel, find_tag, touch
+from openllm.models.store import FOR_ADAPTERS, StoredModel, find_tag, touch
 from openllm.types import Adapter, ModelFormat
 
 if TYPE_CHECKING:
@@ -74,25 +74,30 @@ def fetch_adapter(
         return found
     _check_online(ref, download)
     with blaming(ref):
-        known = fetch_part(ref, "adapter", download, on_progress, cancelled)
+        known = fetch_part(ref, FOR_ADAPTERS, download, on_progress, cancelled)
     return stored_adapter(ref, known)
 
 
-def adapters_ahead(texts: Sequence[str], download: DownloadOptions) -> tuple[AdapterAhead, ...]:
+def adapters_ahead(
+    texts: Sequence[str], download: DownloadOptions, cancelled: threading.Event | None = None
+) -> tuple[AdapterAhead, ...]:
     """Return what is known of the adapters that the option `lora` names; downloads none.
 
-    Those that are not here are asked for. Errors are those of `fetch_adapter`.
+    Those that are not here are asked for; when `cancelled` is set, that raises within a second.
+    Errors are those of `fetch_adapter`.
     """
-    return tuple(_ahead(ref, download) for ref in adapter_refs(texts))
+    return tuple(_ahead(ref, download, cancelled) for ref in adapter_refs(texts))
 
 
-def _ahead(ref: ModelRef, download: DownloadOptions) -> AdapterAhead:
+def _ahead(
+    ref: ModelRef, download: DownloadOptions, cancelled: threading.Event | None
+) -> AdapterAhead:
     here = find_adapter(ref)
     if here is not None:
         return AdapterAhead(here.label, here.format, here.size)
     _check_online(ref, download)
     with blaming(ref):
-        _, files = offered(ref, _for_parts(download))
+        _, files = offered(ref, _for_parts(download), cancelled)
     form: ModelFormat = "gguf" if any(one.is_gguf for one in files) else "safetensors"
     return AdapterAhead(shown_source(str(ref)), form, sum(max(one.size, 0) for one in files))
 

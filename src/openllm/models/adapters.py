@@ -61,9 +61,10 @@ def adapter_refs(texts: Sequence[str]) -> tuple[ModelRef, ...]:
         ref = _parsed(text)
         if ref.name in found:
             both = f"the name {ref.name!r}" if ref.name else "no name"
+            first, second = (shown_source(each.source) for each in (found[ref.name], ref))
             raise _refused(
-                f"lora {found[ref.name].source!r} and {ref.source!r} both have {both}; give each"
-                " another, as in NAME=PATH"
+                f"lora {first!r} and {second!r} both have {both}; give each another, as in"
+                " NAME=PATH"
             )
         found[ref.name] = ref
     return tuple(found.values())
@@ -135,8 +136,8 @@ def _parsed(text: str) -> ModelRef:
         name, source = "", text
     elif not _NAME.fullmatch(name):
         raise _refused(
-            f"lora {text!r}: {name!r} cannot be the name of an adapter; use letters, digits, '.',"
-            " '_' and '-'"
+            f"lora {shown_source(text)!r}: {name!r} cannot be the name of an adapter; use letters,"
+            " digits, '.', '_' and '-'"
         )
     if not source:
         raise _refused(f"lora {text!r} has no path; give NAME=PATH or PATH")

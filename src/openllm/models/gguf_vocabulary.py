@@ -28,8 +28,11 @@ _ARRAY_KINDS = {
 
 # llama.cpp lets these pre-tokenizers begin a prompt with BOS where the file does not say.
 _PRE_WITH_BOS = frozenset(
-    ("llama3", "llama-v3", "llama-bpe", "falcon3", "falcon-h1", "pixtral", "lfm2", "tekken")
-)
+    (
+        "chameleon", "falcon-h1", "falcon3", "gemma4", "jina-v5-nano", "lfm2", "llama-bpe",
+        "llama-v3", "llama3", "midm-2.0", "pixtral", "tekken",
+    )
+)  # fmt: skip
 
 _CONTROL, _USER_DEFINED = 3, 4
 """Token types whose text stands for one token wherever it appears."""
@@ -129,4 +132,4 @@ def _adds_bos(metadata: Metadata) -> bool:
         return said
     if metadata.text(_TOKENIZER + "model") == "gpt2":
         return metadata.text(_TOKENIZER + "pre") in _PRE_WITH_BOS
-    return metadata.text(_TOKENIZER + "model") in ("llama", "bert")
+    return metadata.text(_TOKENIZER + "model") in ("llama", "bert", "gemma4")

@@ -13,7 +13,7 @@ from openllm.models.store_change import add, remove, remove_unused
 from openllm.models.store_check import Damage, blamed, quick_check, remedy, verify
 from openllm.models.store_collect import SETTLED_SECONDS, Collected, collect
 from openllm.models.store_damaged import DamagedModel
-from openllm.models.store_derived import derived_parts, derived_tag
+from openllm.models.store_derived import FOR_ADAPTERS, derived_parts, derived_tag
 from openllm.models.store_find import damaged, find, find_tag, of_source, stored
 from openllm.models.store_lock import Hold, check_place, dividing, hold, lead, told
 from openllm.models.store_model import ModelRecord, StoredFile, StoredModel
@@ -32,6 +32,7 @@ from openllm.models.store_staging import (
 )
 
 __all__ = [
+    "FOR_ADAPTERS",
     "PROMISED",
     "SETTLED_SECONDS",
     "Collected",

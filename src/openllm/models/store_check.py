@@ -13,6 +13,7 @@ import msgspec
 
 from openllm.errors import ModelFileError, ModelNotFoundError
 from openllm.models.ref import ADAPTER, NO_WEIGHTS, shown_source
+from openllm.models.store_derived import FOR_ADAPTERS, derived_tag
 from openllm.models.store_find import find_tag
 from openllm.models.store_model import StoredFile, StoredModel
 from openllm.models.store_remember import rewrite
@@ -93,7 +94,7 @@ def remedy(model: StoredModel) -> str:
     For a shell; commands without a sentence's end.
     """
     remove = f"openllm rm --yes {model.tag}"
-    if model.file in (NO_WEIGHTS, ADAPTER):
+    if model.file in (NO_WEIGHTS, ADAPTER) or derived_tag(model, FOR_ADAPTERS) == model.tag:
         return f"{remove}, and the next start of the model that it is for downloads it again"
     if model.revision:
         file = f":{model.file}" if model.file else ""

@@ -7,6 +7,9 @@ from pathlib import PurePosixPath
 from openllm.models.store_model import ModelRecord, StoredModel
 from openllm.models.tags import stored_name
 
+FOR_ADAPTERS = "adapter"
+"""What the names of LoRA adapters begin with, in the place of an engine's."""
+
 
 def derived_parts(framework: str, model: ModelRecord) -> tuple[str, str]:
     """Return the name and the version of a download for `framework`, an engine's.

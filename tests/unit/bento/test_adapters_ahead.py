@@ -23,7 +23,7 @@ from openllm.config.effective import Configuration
 from openllm.errors import OpenLLMError, OutOfMemoryError
 from openllm.llm.parts import fetch_adapter
 from openllm.models.adapters import adapter_refs
-from openllm.models.store import stored
+from openllm.models.store import remedy, stored
 from tests.hub_server import HubServer
 from tests.lora import matrices, write_gguf, write_peft
 from tools.llama_gguf import LlamaShape
@@ -106,6 +106,18 @@ def test_adapters_of_all_models_are_looked_up_before_the_first_download(hub: Hub
     assert hub.body_bytes == 0
 
 
+def test_pull_looks_up_the_adapters_of_models_that_are_here_first(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    path = tmp_path / "models.yaml"
+    path.write_text("models: {first: org/model, demo: {lora: [sql=org/nothing]}}")
+    done = ask("pull", str(path))
+    assert done.exit_code == 2
+    assert "lora 'sql=org/nothing': there is no " in done.stderr
+    assert hub.body_bytes == 0
+    assert stored() == ()
+
+
 def test_one_listing_serves_the_look_and_the_download(hub: HubServer) -> None:
     done = ask("pull", "org/model", "--lora", "sql=org/gguf:sql.gguf")
     assert done.exit_code == 0, done.stderr
@@ -145,6 +157,18 @@ def test_the_store_commands_know_adapters(hub: HubServer) -> None:
     assert len(stored()) == 2
     assert ask("rm", "--yes", "org/peft", listed["org/gguf"]["tag"]).exit_code == 0
     assert stored() == ()
+
+
+def test_a_damaged_adapter_comes_again_with_its_model(hub: HubServer, adapters: Path) -> None:
+    url = hub.add_file("sql.gguf", (adapters / "sql.gguf").read_bytes())
+    for ref in adapter_refs(("a=org/gguf:sql.gguf", "b=org/peft", f"c={url}")):
+        fetch_adapter(ref, DownloadOptions())
+    assert len(stored()) == 3
+    for each in stored():
+        assert remedy(each) == (
+            f"openllm rm --yes {each.tag}, and the next start of the model that it is for downloads"
+            " it again"
+        )
 
 
 def test_fit_counts_adapters(hub: HubServer, adapters: Path) -> None:

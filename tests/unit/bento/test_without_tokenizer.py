@@ -13,14 +13,17 @@ from click.testing import CliRunner
 
 import openllm
 from openllm.bento import launch
+from openllm.bento.ahead import check_ahead
 from openllm.bento.options import read_configuration
 from openllm.cli import main
 from openllm.config.model import LoadOptions
 from openllm.engines import vllm_presence
 from openllm.errors import ModelFileError, OpenLLMError
-from openllm.llm import choice
+from openllm.llm import choice, source
 from openllm.llm.choice import choose_engine
 from openllm.llm.fetching import local_model
+from openllm.llm.source import ModelSource
+from openllm.models.ref import parse_ref
 from openllm.models.store import stored
 from openllm.types import LocalModel
 from tests.hub_server import HubServer
@@ -55,7 +58,8 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choice, "check_installed", lambda _: None)
+    for room in (choice, source):
+        monkeypatch.setattr(room, "check_installed", lambda _: None)
 
 
 def started(models: str, **options: Any) -> str:
@@ -113,7 +117,9 @@ def test_pull_refuses_it_where_no_engine_is_installed(hub: HubServer, tmp_path: 
 
 def test_fit_tells_what_start_will_refuse(hub: HubServer) -> None:
     def asked(*arguments: str) -> str:
-        return CliRunner().invoke(main, ["fit", *arguments]).stdout
+        done = CliRunner().invoke(main, ["fit", *arguments])
+        assert done.exit_code == 0, done.stderr
+        return done.stdout
 
     assert "start refuses it: org/base/tokenizer.json does not exist, nor " in asked("org/base")
     assert "start refuses it" not in asked("org/base", "--tokenizer", "org/words")
@@ -124,6 +130,18 @@ def test_with_a_tokenizer_from_elsewhere_it_is_pulled(hub: HubServer) -> None:
     status, told = pulled("org/base", "--tokenizer", "org/words")
     assert status == 0, told
     assert {model.source for model in stored()} == {"org/base", "org/words"}
+
+
+@pytest.mark.usefixtures("installed")
+def test_what_is_here_without_one_takes_one_that_is_not(hub: HubServer, tmp_path: Path) -> None:
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for name, content in BASE.items():
+        (folder / name).write_bytes(content)
+    check_ahead(read_configuration(str(folder), {"tokenizer": "org/words"}, {}))
+    load = LoadOptions(backend="torch", tokenizer="org/words")
+    assert ModelSource(parse_ref(str(folder)), load).get().tokenizer is not None
+    assert {model.source for model in stored()} == {"org/words"}
 
 
 @pytest.mark.usefixtures("installed")

@@ -67,6 +67,25 @@ def test_secrets_are_masked(file: str, form: list[str]) -> None:
     assert done.stdout.count("********") == 5  # The key, and of each model the token and header.
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_queries_of_urls_are_not_shown(form: list[str]) -> None:
+    adapter, model = ("https://host/x.gguf?token=SECRET",) * 2
+    done = config("show", f"m={model}", "--lora", f"s={adapter}", *form)
+    assert done.exit_code == 0
+    assert "s=https://host/x.gguf?..." in done.stdout
+    assert "SECRET" not in done.output
+
+
+def test_check_tells_what_is_to_be_downloaded_without_secrets(tmp_path: Path) -> None:
+    path = tmp_path / "b.yaml"
+    path.write_text("models: {m: 'https://host/x.gguf?token=SECRET'}")
+    done = config("check", str(path))
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.endswith(
+        "To be downloaded, or what goes with it: m=https://host/x.gguf?....\n"
+    )
+
+
 def test_show_as_json(file: str) -> None:
     found = json.loads(config("show", "coder", "--config", file, "--json").stdout)
     assert found["server"]["port"] == {"value": 81, "origin": "a.yaml, line 1: port"}
@@ -224,7 +243,7 @@ def test_check_says_what_would_be_downloaded(tmp_path: Path) -> None:
     path.write_text("models: [org/never-downloaded]")
     done = config("check", str(path), BENTOML_HOME=str(tmp_path / "bentoml"))
     assert done.exit_code == 0
-    assert "To be downloaded: org/never-downloaded." in done.stdout
+    assert "To be downloaded, or what goes with it: org/never-downloaded." in done.stdout
 
 
 @pytest.mark.reliability("F-15")

@@ -72,3 +72,9 @@ def test_every_place_that_takes_a_list_goes_by_it(tmp_path: Path) -> None:
         names(None, {}, "models: 'https://h/x.gguf?a,demo'")
     with pytest.raises(ConfigurationError, match=r"OPEN_LLM_MODELS.*has a comma behind its '\?'"):
         names(None, {"OPEN_LLM_MODELS": "https://h/x.gguf?a,demo"})
+
+
+def test_a_password_before_a_host_without_a_path_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError, match=r"'host' has a comma") as raised:
+        split_models("https://user:SECRET@host?k=a,b")
+    assert "SECRET" not in raised.value.message

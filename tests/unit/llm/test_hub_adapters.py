@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from openllm.errors import (
     ModelNotFoundError,
     OpenLLMError,
 )
+from openllm.llm.ahead import engine_ahead
 from openllm.llm.model_files import fetch_files, find_files, keep
 from openllm.models.pull import Progress
 from openllm.models.ref import parse_ref
@@ -222,6 +224,16 @@ def test_progress_and_cancellation(hub: HubServer) -> None:
         fetch_files(parse_ref(str(DEMO)), load, on_progress=on_progress, cancelled=cancelled)
     assert ("org/sql", "listing") in seen
     assert stored() == ()
+
+
+def test_a_look_at_adapters_can_be_ended(hub: HubServer) -> None:
+    load = LoadOptions(backend="torch", lora=("sql=org/sql",))
+    look = partial(engine_ahead, parse_ref(str(DEMO)), load, DownloadOptions())
+    ended = threading.Event()
+    assert look(ended) == "torch"
+    ended.set()
+    with pytest.raises(ModelFetchError, match="lora 'sql=org/sql'"):
+        look(ended)
 
 
 def test_an_adapter_in_use_is_kept(hub: HubServer) -> None:

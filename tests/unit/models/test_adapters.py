@@ -57,9 +57,18 @@ def test_what_is_here_is_meant_before_the_hub(
     assert find_adapters(["a=org/name"])[0].path == str(tmp_path / "org" / "name")
 
 
-def test_secrets_of_a_url_are_not_shown() -> None:
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ["a=https://h/x.bin?token=secret"],
+        ["no name=https://h/x.gguf?token=secret"],
+        ["a=https://h/x.gguf?token=secret", "a=https://h/y.gguf?token=secret"],
+    ],
+)
+def test_secrets_of_a_url_are_not_shown(texts: list[str]) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        adapter_refs(["a=https://h/x.bin?token=secret"])
+        adapter_refs(texts)
+    assert "https://h/x." in caught.value.message
     assert "secret" not in caught.value.message
 
 

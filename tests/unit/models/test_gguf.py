@@ -105,7 +105,13 @@ def test_both_versions_are_read(tmp_path: Path, version: int) -> None:
 
 @pytest.mark.parametrize(
     ("model", "pre", "adds"),
-    [("llama", "", True), ("gpt2", "llama-bpe", True), ("gpt2", "qwen2", False)],
+    [
+        ("llama", "", True),
+        ("gpt2", "llama-bpe", True),
+        ("gemma4", "", True),
+        ("gpt2", "midm-2.0", True),
+        ("gpt2", "qwen2", False),
+    ],
 )
 def test_bos_is_added_where_llama_cpp_adds_it(
     tmp_path: Path, model: str, pre: str, adds: bool
