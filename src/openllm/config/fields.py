@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from openllm.config.download import DownloadOptions
-from openllm.config.marks import Alias, Blanks, ByModel, Size
+from openllm.config.marks import Alias, Blanks, ByModel, ByName, Size
 from openllm.config.model import LoadOptions, RequestDefaults
 from openllm.config.names import flag
 from openllm.config.server import ServerSettings
@@ -98,6 +98,11 @@ def blanks_separate(field: FieldInfo) -> bool:
 def names_models(field: FieldInfo) -> bool:
     """Whether each of the field's values may say for which model it is."""
     return any(isinstance(each, ByModel) for each in field.metadata)
+
+
+def takes_names(field: FieldInfo) -> bool:
+    """Whether the field's values may also be given below their names."""
+    return any(isinstance(each, ByName) for each in field.metadata)
 
 
 def is_size(field: FieldInfo) -> bool:

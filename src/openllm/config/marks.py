@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from typing import Any
 
 from openllm.sizes import read_size
@@ -26,6 +28,18 @@ class ByModel:
     """
 
 
+class ByName:
+    """Marks a list of NAME=VALUE, which a file and Python code may also give as names with values.
+
+    A value without a name has the name "" there.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core.core_schema import no_info_before_validator_function
+
+        return no_info_before_validator_function(_named, handler(source))
+
+
 class Size:
     """Marks a number of bytes, which may also be written as a size: 4GiB, 10GB, 500MB."""
 
@@ -43,6 +57,16 @@ class Size:
             if kind.get("type") == "integer":
                 kind.update(type=["integer", "string"], format=self.FORMAT)
         return found
+
+
+def _named(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    for name, each in value.items():
+        if not isinstance(each, (str, os.PathLike)):
+            told = f"{name!r} has {each!r}; give a text, as in {{NAME: VALUE}}"
+            raise ValueError(told)  # noqa: TRY004 (pydantic makes no message of a TypeError)
+    return tuple(f"{name}={each}" if name else str(each) for name, each in value.items())
 
 
 def _bytes(value: Any) -> Any:

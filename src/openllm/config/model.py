@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from openllm.config.marks import Alias, ByModel
+from openllm.config.marks import Alias, ByModel, ByName
 
 CONCURRENCY: Mapping[str, int] = {"llamacpp": 8, "torch": 32, "vllm": 256}
 """Sequences generated at once where the option is left out, by engine."""
@@ -40,13 +40,6 @@ def _never_pickled(value: object) -> object:
             " convert weights that you trust with save_pretrained(folder)"
         )
     return value
-
-
-def _by_name(value: object) -> object:
-    """Return adapters that Python code gives by their names as the option's own texts."""
-    if not isinstance(value, Mapping):
-        return value
-    return tuple(f"{name}={path}" if name else str(path) for name, path in value.items())
 
 
 def _dtype(name: str) -> str:
@@ -144,7 +137,7 @@ class LoadOptions(BaseModel):
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes in the model's folder."
     )
-    lora: Annotated[tuple[str, ...], BeforeValidator(_by_name)] = Field(
+    lora: Annotated[tuple[str, ...], ByName()] = Field(
         (),
         description="NAME=PATH of a LoRA adapter, which requests choose by NAME as the model, or"
         " PATH of one that is always on; for torch and vllm a folder of peft or a hub id, for"

@@ -18,6 +18,7 @@ from openllm.config.fields import (
     flags,
     is_list,
     names_models,
+    takes_names,
 )
 from openllm.config.names import variable
 
@@ -68,8 +69,11 @@ def _properties(model: type[BaseModel]) -> Iterator[tuple[str, Any]]:
     for name, schema in properties.items():
         schema.pop("title", None)
         if is_list(model.model_fields[name]):
+            kinds = [schema, schema["items"]]
+            if takes_names(model.model_fields[name]):
+                kinds.append({"type": "object", "additionalProperties": schema["items"]})
             schema = {
-                "anyOf": [schema, schema["items"]],
+                "anyOf": kinds,
                 "description": schema.pop("description", ""),
                 "default": schema.pop("default", []),
             }

@@ -27,6 +27,7 @@ from openllm.config.fields import (
     field_name,
     is_secret,
     suggestion,
+    takes_names,
     written,
 )
 from openllm.config.given_file import content_of
@@ -159,9 +160,11 @@ class _Reader:
         return values
 
     def _value(self, name: str, node: Node, path: str) -> object:
-        if isinstance(node.content, dict):
+        if isinstance(node.content, dict) and not takes_names(FIELDS[name]):
             self._wrong(node, path, "this takes no options below it", shown=False)
             return _REFUSED
+        if isinstance(node.content, dict):
+            return node.plain()
         if isinstance(node.content, list):
             return tuple(each.plain() for each in node.content)
         return node.content

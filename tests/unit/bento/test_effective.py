@@ -9,7 +9,9 @@ import pytest
 
 from openllm.bento.options import blame, read_configuration
 from openllm.config.effective import Configuration, Setting
+from openllm.config.model import LoadOptions
 from openllm.errors import ConfigurationError
+from tests.lora import write_gguf
 
 FILE = """\
 top_k: 5
@@ -72,6 +74,18 @@ def test_what_a_registered_model_brings_is_before_the_default(
 
 
 @pytest.mark.spec("S0-29")
+def test_adapters_may_stand_below_their_names(tmp_path: Path) -> None:
+    paths = {name: tmp_path / f"{name}.gguf" for name in ("sql", "law")}
+    for path in paths.values():
+        write_gguf(path, {})
+    file = tmp_path / "a.yaml"
+    file.write_text(f"models: {{demo: {{lora: {{sql: {paths['sql']}, '': {paths['law']}}}}}}}")
+    (entry,) = effective(None, file=file).entries
+    assert entry.config.load.lora == (f"sql={paths['sql']}", str(paths["law"]))
+    assert entry.settings["lora"].value == entry.config.load.lora
+    assert LoadOptions(lora={"sql": paths["sql"]}).lora == (f"sql={paths['sql']}",)
+
+
 def test_every_model_has_settings_of_its_own() -> None:
     options = {"b.backend": "scripted", "backend": "llamacpp", "a.dtype": "float16", "b.offline": 1}
     one, two = effective("a=demo,b=demo", options).entries
