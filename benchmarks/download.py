@@ -14,7 +14,8 @@ from unittest import mock
 from benchmarks.results import Goal, Result
 from openllm.config.download import DownloadOptions
 from openllm.models import transfer, transfer_content
-from openllm.models.hub import RemoteFile, inspect, wanted
+from openllm.models.hub import RemoteFile, inspect
+from openllm.models.hub_files import wanted
 from openllm.models.ref import parse_ref
 from openllm.models.transfer_http import Session
 from openllm.models.transfer_retry import Pace

@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from benchmarks.__main__ import main
 from benchmarks.make_model import CONTROLS, SHAPE, byte_characters, merges, tokenizer
 from benchmarks.overhead import open_at_once
 from benchmarks.results import Goal, Result, write_result
@@ -59,3 +61,10 @@ def test_results_are_written_with_their_goals(tmp_path: Path) -> None:
     assert found["schema"] == "openllm-benchmarks/1"
     assert found["goals"][0]["met"] is False
     assert found["data"] == {"raw": [3.0]}
+
+
+def test_an_unknown_benchmark_is_told_with_those_there_are() -> None:
+    done = CliRunner().invoke(main, ["nothing"])
+    assert done.exit_code == 2
+    for name in ("overhead", "download", "vllm_serve"):
+        assert f"'{name}'" in done.stderr
