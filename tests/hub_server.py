@@ -29,7 +29,10 @@ from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import pytest
 
 LFS_ENDINGS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".onnx", ".model")
 LFS_BYTES = 10 << 20
@@ -347,3 +350,11 @@ def _is_lfs(path: str, content: bytes) -> bool:
 
 def _is_commit(text: str) -> bool:
     return len(text) == 40 and set(text) <= set("0123456789abcdef")
+
+
+def use_hub(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a test know this hub alone, with a store and a cache of its own in `folder`."""
+    monkeypatch.setenv("BENTOML_HOME", str(folder / "store"))
+    monkeypatch.setenv("HF_HOME", str(folder / "hf"))
+    monkeypatch.setenv("HF_ENDPOINT", url)
+    monkeypatch.delenv("HF_TOKEN", raising=False)

@@ -13,19 +13,18 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from openllm.bento import launch, preflight
+from openllm.bento import preflight
 from openllm.bento.checks import fetch, wrong_models
-from openllm.bento.options import read_configuration
 from openllm.bento.preflight import check_memory, check_memory_ahead
 from openllm.cli import main
 from openllm.config.download import DownloadOptions
-from openllm.config.effective import Configuration
-from openllm.errors import OpenLLMError, OutOfMemoryError
+from openllm.errors import OutOfMemoryError
 from openllm.llm.parts import fetch_adapter
 from openllm.models.adapters import adapter_refs
 from openllm.models.store import remedy, stored
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
 from tests.lora import matrices, write_gguf, write_peft
+from tests.unit.bento.starts import configured, refusal
 from tools.llama_gguf import LlamaShape
 
 DEMO = Path(str(files("openllm").joinpath("demo")))
@@ -45,29 +44,14 @@ def adapters(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def hub(adapters: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     repos = {
         "org/model": {"model.gguf": GGUF},
         "org/gguf": {"sql.gguf": (adapters / "sql.gguf").read_bytes()},
         "org/peft": adapters / "peft",
     }
     with HubServer(repos) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        use_hub(server.url, tmp_path, monkeypatch)
         yield server
-
-
-def configured(models: str, **options: Any) -> Configuration:
-    return read_configuration(models, options, {})
-
-
-def refusal(models: str, **options: Any) -> str:
-    """Return what `openllm start` says, which must not have fetched anything."""
-    with pytest.raises(OpenLLMError) as raised:
-        launch.run(configured(models, port=0, **options), lambda: configured(models))
-    assert stored() == ()
-    return raised.value.message
 
 
 def ask(*arguments: str) -> Result:

@@ -6,21 +6,19 @@ import json
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
-from openllm.bento import devices, launch
+from openllm.bento import devices
 from openllm.bento.ahead import check_ahead
 from openllm.bento.checks import check
-from openllm.bento.options import read_configuration
 from openllm.cli import main
-from openllm.config.effective import Configuration
-from openllm.errors import ConfigurationError, EngineNotInstalledError, OpenLLMError
+from openllm.errors import ConfigurationError, EngineNotInstalledError
 from openllm.llm import choice
 from openllm.models.store import stored
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
+from tests.unit.bento.starts import configured, refusal
 
 DEMO = files("openllm").joinpath("demo")
 GGUF = DEMO.joinpath("demo-q8_0.gguf").read_bytes()
@@ -30,13 +28,10 @@ WEIGHTS = (".gguf", ".safetensors")
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     both = {**FOLDER, "both-Q4_0.gguf": GGUF, "both-Q8_0.gguf": GGUF + b"0"}
     repos = {"org/file": {"file.gguf": GGUF}, "org/folder": FOLDER, "org/both": both}
     with HubServer(repos) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        use_hub(server.url, tmp_path, monkeypatch)
         yield server
         weights = [one for one in server.requests if str(one.path).endswith(WEIGHTS)]
         assert not weights or stored()
@@ -50,18 +45,6 @@ def torch_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(choice, "check_installed", missing)
     monkeypatch.setattr(choice, "unfit", lambda _: "vLLM is not installed")
-
-
-def configured(models: str, **options: Any) -> Configuration:
-    return read_configuration(models, options, {})
-
-
-def refusal(models: str, **options: Any) -> str:
-    """Return what `openllm start` says, which must not have fetched a model."""
-    with pytest.raises(OpenLLMError) as raised:
-        launch.run(configured(models, port=0, **options), lambda: configured(models))
-    assert stored() == ()
-    return raised.value.message
 
 
 @pytest.mark.spec("S2-19")

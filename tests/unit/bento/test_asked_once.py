@@ -16,7 +16,7 @@ from openllm.errors import OutOfMemoryError
 from openllm.models import offers
 from openllm.models.facts_ahead import WORTH_ASKING
 from openllm.models.store import stored
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
 from tests.unit.models.gguf_bytes import wide_model
 
 CONTENT = wide_model(WORTH_ASKING + 1)
@@ -31,11 +31,8 @@ def room(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     with HubServer({"org/big": FILES}) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        use_hub(server.url, tmp_path, monkeypatch)
         yield server
 
 

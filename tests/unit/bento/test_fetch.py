@@ -13,7 +13,7 @@ from openllm.bento.checks import fetch, fetch_each
 from openllm.bento.options import read_configuration
 from openllm.errors import ModelFetchError
 from openllm.models.store import stored
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
 from tests.unit.models.store_models import used_at
 
 WEIGHTS = files("openllm").joinpath("demo", "demo-q8_0.gguf").read_bytes()
@@ -22,12 +22,9 @@ SIZE = len(WEIGHTS)
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     repos = {f"org/{name}": {f"{name}.gguf": WEIGHTS} for name in ("one", "two", "three")}
     with HubServer(repos) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        use_hub(server.url, tmp_path, monkeypatch)
         yield server
 
 

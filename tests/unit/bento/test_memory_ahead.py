@@ -21,7 +21,7 @@ from openllm.config.model import LoadOptions
 from openllm.errors import ConfigurationError, ModelNotFoundError, OutOfMemoryError
 from openllm.models.store import stored
 from openllm.types import LocalModel
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
 from tests.unit.models.gguf_bytes import wide_model
 
 MIB = 1 << 20
@@ -30,11 +30,8 @@ SIZE = 40 * MIB
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     with HubServer({"org/big": {"big-Q4_0.gguf": wide_model(SIZE)}}) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        use_hub(server.url, tmp_path, monkeypatch)
         yield server
 
 

@@ -26,7 +26,7 @@ from openllm.llm.source import ModelSource
 from openllm.models.ref import parse_ref
 from openllm.models.store import stored
 from openllm.types import LocalModel
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
 
 FOLDER = {
     one.name: one.read_bytes() for one in files("openllm").joinpath("demo", "safetensors").iterdir()
@@ -45,14 +45,11 @@ def with_config(**more: Any) -> dict[str, bytes]:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A hub with a model, the same without its tokenizer, and its tokenizer; no engine is here."""
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(choice, "unfit", lambda _: "vLLM is not installed")
     monkeypatch.setattr(vllm_presence, "find_spec", lambda _: None)
     words = {name: FOLDER[name] for name in ("config.json", *TOKENIZER) if name in FOLDER}
     with HubServer({"org/base": BASE, "org/whole": FOLDER, "org/words": words}) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        use_hub(server.url, tmp_path, monkeypatch)
         yield server
 
 

@@ -28,7 +28,7 @@ from openllm.models.pull import Progress
 from openllm.models.ref import parse_ref
 from openllm.models.store import remove_unused, stored, verify
 from openllm.types import LocalModel
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
 from tests.lora import matrices, write_gguf, write_peft
 from tools.llama_gguf import LlamaShape
 
@@ -68,10 +68,7 @@ def served(gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub
 def hub(served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     for room in ("choice", "source"):
         monkeypatch.setattr(f"openllm.llm.{room}.check_installed", lambda name: None)
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_ENDPOINT", served.url)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    use_hub(served.url, tmp_path, monkeypatch)
     served.reset_counts()
     return served
 

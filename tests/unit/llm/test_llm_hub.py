@@ -25,7 +25,7 @@ from openllm.llm.fetching import known_ref, local_model
 from openllm.models.registry import Registry
 from openllm.models.store import find_tag, stored
 from openllm.types import LocalModel
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
 from tests.waiting import until, wait_until
 
 DEMO = Path(openllm.__file__).parent / "demo"
@@ -45,10 +45,7 @@ def hub(served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> H
     served.add_repo("Org/Tiny", {"demo-q8_0.gguf": GGUF, "README.md": b"x"}, "v1")
     served.add_repo("org/many", {"d/a-Q8_0.gguf": GGUF, "d/a-Q4_0.gguf": b"GGUF" + bytes(9)})
     served.add_repo("org/folder", DEMO / "safetensors")
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_ENDPOINT", served.url)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    use_hub(served.url, tmp_path, monkeypatch)
     served.reset_counts()
     return served
 

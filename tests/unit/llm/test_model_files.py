@@ -28,7 +28,7 @@ from openllm.llm.templates import text_rules
 from openllm.models.ref import parse_ref
 from openllm.models.store import remove, remove_unused, stored, verify
 from openllm.types import LocalModel
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
 from tests.unit.model_folders import make_folder, write
 
 DEMO = Path(openllm.__file__).parent / "demo" / "safetensors"
@@ -54,10 +54,7 @@ def hub(served: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> H
     served.add_repo("org/words", CONTENT)
     served.add_repo("org/words", CONTENT | {"chat_template.jinja": b"v2 {{ messages }}"}, "v2")
     served.add_repo("org/nothing", {"README.md": b"x", "a.bin": b"x"})
-    monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-    monkeypatch.setenv("HF_ENDPOINT", served.url)
-    monkeypatch.delenv("HF_TOKEN", raising=False)
+    use_hub(served.url, tmp_path, monkeypatch)
     served.reset_counts()
     return served
 

@@ -13,7 +13,7 @@ from openllm.llm.fetching import local_model
 from openllm.models.families import find
 from openllm.models.family import Family
 from openllm.models.registry import Registry
-from tests.hub_server import HubServer
+from tests.hub_server import HubServer, use_hub
 
 GGUF = (Path(openllm.__file__).parent / "demo" / "demo-q8_0.gguf").read_bytes()
 
@@ -28,10 +28,7 @@ def family() -> Family:
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with HubServer() as served:
-        monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "store"))
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        monkeypatch.setenv("HF_ENDPOINT", served.url)
-        monkeypatch.delenv("HF_TOKEN", raising=False)
+        use_hub(served.url, tmp_path, monkeypatch)
         yield served
 
 
