@@ -19,6 +19,7 @@ from openllm.config.model import CONCURRENCY
 if TYPE_CHECKING:
     from openllm.config.effective import Entry
     from openllm.config.model import LoadOptions
+    from openllm.llm.parts import AdapterAhead
     from openllm.models.facts import ModelFacts
 
 _UNKNOWN_CARDS = (
@@ -63,6 +64,7 @@ def fit(name: str, as_json: bool, **flags: Any) -> None:
 def _fit(name: str, options: dict[str, Any], as_json: bool) -> bool:
     from openllm.bento.options import blame, read_configuration
     from openllm.errors import ConfigurationError, OpenLLMError
+    from openllm.llm.parts import adapters_ahead
     from openllm.models.offers import asked_once
 
     entries = read_configuration(name, options, os.environ).entries
@@ -72,23 +74,21 @@ def _fit(name: str, options: dict[str, Any], as_json: bool) -> bool:
     reasons: list[str] = []
     try:
         with asked_once():
-            facts = _facts(entry)
-            rows = list(_rows(facts, entry, reasons))
+            adapters = adapters_ahead(entry.config.load.lora, entry.download)
+            facts = _facts(entry, adapters)
+            rows = list(_rows(facts, entry, adapters, reasons))
+            write = write_json if as_json else write_table
+            write(entry, facts, rows, reasons)
     except OpenLLMError as error:
         error.message = blame(error, entry.settings)
         raise
-    write = write_json if as_json else write_table
-    write(entry, facts, rows, reasons)
     return any(row.fit.fits for row in rows)
 
 
-def _facts(entry: Entry) -> ModelFacts:
-    """Read the headers of the model and its adapters, on the hub if they are not here."""
+def _facts(entry: Entry, adapters: Sequence[AdapterAhead]) -> ModelFacts:
+    """Read the headers of the model, on the hub if it is not here; its adapters count too."""
     from msgspec.structs import replace
 
-    from openllm.llm.parts import adapters_ahead
-
-    adapters = adapters_ahead(entry.config.load.lora, entry.download)
     return replace(_model_facts(entry), adapters=sum(each.size for each in adapters))
 
 
@@ -112,7 +112,9 @@ def _model_facts(entry: Entry) -> ModelFacts:
     return facts
 
 
-def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[Row]:
+def _rows(
+    facts: ModelFacts, entry: Entry, adapters: Sequence[AdapterAhead], reasons: list[str]
+) -> Iterator[Row]:
     """Yield the engines that could run the model; `reasons` gets why others cannot.
 
     Raises:
@@ -129,7 +131,7 @@ def _rows(facts: ModelFacts, entry: Entry, reasons: list[str]) -> Iterator[Row]:
     for engine in _engines(facts, load):
         if reason := _why_not(facts, engine, load):
             reasons.append(reason)
-        elif mistakes := _mistakes(entry, engine):
+        elif mistakes := _mistakes(entry, engine, adapters):
             wrong.update(dict.fromkeys(mistakes))
         else:
             able = True
@@ -150,19 +152,18 @@ def _why_not(facts: ModelFacts, engine: str, load: LoadOptions) -> str | None:
     return None if load.trust_remote_code else why_not(facts.architecture, engine)
 
 
-def _mistakes(entry: Entry, engine: str) -> list[str]:
+def _mistakes(entry: Entry, engine: str, adapters: Sequence[AdapterAhead]) -> list[str]:
     """Return what `openllm start` refuses of the settings where `engine` runs the model."""
     from openllm.bento.devices import check_device
     from openllm.bento.heeded import options_lacking
     from openllm.bento.options import blame
     from openllm.errors import ConfigurationError
     from openllm.llm.choice import check_adapter
-    from openllm.llm.parts import adapters_ahead
 
     mistakes = list(options_lacking([entry], {entry.name: engine}))
     try:
         check_device(engine, entry.config.load)
-        for adapter in adapters_ahead(entry.config.load.lora, entry.download):
+        for adapter in adapters:
             check_adapter(adapter.label, adapter.format, engine)
     except ConfigurationError as error:
         mistakes.append(blame(error, entry.settings))

@@ -121,6 +121,11 @@ def test_fit_tells_what_start_will_refuse(hub: HubServer) -> None:
     assert "start refuses it: org/base/tokenizer.json does not exist, nor " in asked("org/base")
     assert "start refuses it" not in asked("org/base", "--tokenizer", "org/words")
     assert "start refuses it" not in asked("org/whole")
+    hub.reset_counts()
+    asked("org/whole")
+    assert [one.path for one in hub.requests].count(
+        "/api/models/org/whole/revision/main?blobs=true"
+    ) == 1
 
 
 def test_with_a_tokenizer_from_elsewhere_it_is_pulled(hub: HubServer) -> None:
